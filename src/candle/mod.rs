@@ -1,0 +1,1 @@
+//! Drop-in routed modules for candle.

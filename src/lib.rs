@@ -1,0 +1,24 @@
+//! Fused gradient routing and influence sketching for training loops.
+//!
+//! One call per layer of the backward pass *routes* each sample's gradient to the
+//! regions its category may train, with the weight it may have, and *sketches* it:
+//! a low-dimensional random projection and the exact norm of the per-sample gradient,
+//! which itself is never kept.
+//!
+//! Data flows one way: [`routing`] (policy to mask table and category ids) → [`ops`]
+//! (gradients to the optimizer, records to the ledger) → [`provenance`] (queries).
+
+pub mod cpu;
+mod error;
+pub mod ops;
+pub mod problem;
+pub mod projection;
+pub mod provenance;
+pub mod reference;
+pub mod routing;
+
+#[cfg(feature = "candle")]
+pub mod candle;
+pub mod cuda;
+
+pub use error::{Error, Result};
