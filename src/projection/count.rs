@@ -21,7 +21,7 @@ impl MicroBlock {
 
     /// `+1` or `-1` for the block's element `e`.
     pub fn sign(&self, e: usize) -> f32 {
-        if self.signs >> e & 1 == 1 { -1.0 } else { 1.0 }
+        if (self.signs >> e) & 1 == 1 { -1.0 } else { 1.0 }
     }
 }
 
@@ -30,8 +30,8 @@ impl MicroBlock {
 pub fn micro_block(key: [u32; 2], block_o: u32, block_i: u32, buckets: usize) -> MicroBlock {
     let [r0, r1, r2, r3] = philox4x32([block_o, block_i, 0, 0], key);
     MicroBlock {
-        signs: u64::from(r0) | u64::from(r1) << 32,
-        base: 2 * (u64::from(r2) * (buckets as u64 / 2) >> 32) as u32,
+        signs: u64::from(r0) | (u64::from(r1) << 32),
+        base: 2 * ((u64::from(r2) * (buckets as u64 / 2)) >> 32) as u32,
         xor: r3 % 64,
     }
 }

@@ -21,7 +21,7 @@ pub fn sign_row(key: [u32; 2], side: Side, row: u32, out: &mut [f32]) {
     for (block, columns) in out.chunks_mut(128).enumerate() {
         let words = philox4x32([row, block as u32, side as u32, 0], key);
         for (j, entry) in columns.iter_mut().enumerate() {
-            let negative = words[j / 32] >> (j % 32) & 1 == 1;
+            let negative = (words[j / 32] >> (j % 32)) & 1 == 1;
             *entry = if negative { -value } else { value };
         }
     }
