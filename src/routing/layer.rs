@@ -250,7 +250,7 @@ mod tests {
     fn tiles_partition_the_layer() {
         let owned = vec![region(2..4, 0..6), region(0..2, 3..5)];
         let map = RegionMap::new(5, 6, owned).unwrap();
-        let mut seen = vec![0; 30];
+        let mut seen = [0; 30];
         for tile in map.tiles() {
             for o in tile.outputs.clone() {
                 for i in tile.inputs.clone() {
