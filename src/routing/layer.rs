@@ -14,6 +14,13 @@ pub struct Region {
     pub inputs: Range<usize>,
 }
 
+impl Region {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+        meet(&self.outputs, &other.outputs) && meet(&self.inputs, &other.inputs)
+    }
+}
+
 /// A rectangle that lies within one region; see [`RegionMap::tiles`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tile {
@@ -25,7 +32,8 @@ pub struct Tile {
     pub region: usize,
 }
 
-/// The regions of one layer: region 0 is everything that no other region covers.
+/// The regions of one layer: region 0 is everything that no other region covers; each of the
+/// others is a rectangle or a union of rectangles.
 ///
 /// ```
 /// use gradroute::routing::{Region, RegionMap};
@@ -39,7 +47,7 @@ pub struct Tile {
 pub struct RegionMap {
     outputs: usize,
     inputs: usize,
-    owned: Vec<Region>,
+    owned: Vec<Vec<Region>>,
     tiles: Vec<Tile>,
     bias_tiles: Vec<(Range<usize>, usize)>,
     input_spans: Vec<(Range<usize>, usize)>,
@@ -51,28 +59,30 @@ impl RegionMap {
         Self::new(outputs, inputs, Vec::new()).expect("no region can overlap another")
     }
 
-    /// Regions `1..=owned.len()` as given, region 0 the rest.
+    /// Regions `1..=owned.len()` as given, a rectangle each, region 0 the rest.
     ///
     /// # Errors
     /// [`Error::Argument`] naming the region that is empty, exceeds the layer or overlaps an
     /// earlier one.
     pub fn new(outputs: usize, inputs: usize, owned: Vec<Region>) -> Result<Self> {
+        Self::unions(outputs, inputs, owned.into_iter().map(|region| vec![region]).collect())
+    }
+
+    /// Regions `1..=owned.len()`, each the union of its rectangles, which may overlap one
+    /// another but no other region's.
+    ///
+    /// # Errors
+    /// As [`RegionMap::new`].
+    pub fn unions(outputs: usize, inputs: usize, owned: Vec<Vec<Region>>) -> Result<Self> {
         for (r, region) in owned.iter().enumerate() {
-            let name = || format!("regions[{}]", r + 1);
-            let given = || format!("{:?} × {:?}", region.outputs, region.inputs);
-            if region.outputs.is_empty() || region.inputs.is_empty() {
-                return Err(Error::argument(name(), "a range that is not empty", given()));
-            }
-            if region.outputs.end > outputs || region.inputs.end > inputs {
-                let expected = format!("a range within the layer's {outputs} × {inputs}");
-                return Err(Error::argument(name(), expected, given()));
-            }
-            let overlaps = |other: &Region| {
-                meet(&region.outputs, &other.outputs) && meet(&region.inputs, &other.inputs)
+            check_region(outputs, inputs, r, region)?;
+            let overlaps = |other: &Vec<Region>| {
+                other.iter().any(|theirs| region.iter().any(|ours| ours.overlaps(theirs)))
             };
             if let Some(other) = owned[..r].iter().position(overlaps) {
                 let expected = format!("no overlap with regions[{}]", other + 1);
-                return Err(Error::argument(name(), expected, given()));
+                let given = format!("{region:?}");
+                return Err(Error::argument(format!("regions[{}]", r + 1), expected, given));
             }
         }
         let mut map = Self {
@@ -83,8 +93,8 @@ impl RegionMap {
             bias_tiles: Vec::new(),
             input_spans: Vec::new(),
         };
-        let rows = cuts(outputs, map.owned.iter().map(|region| &region.outputs));
-        let columns = cuts(inputs, map.owned.iter().map(|region| &region.inputs));
+        let rows = cuts(outputs, map.owned.iter().flatten().map(|region| &region.outputs));
+        let columns = cuts(inputs, map.owned.iter().flatten().map(|region| &region.inputs));
         for row in &rows {
             for column in &columns {
                 let region = map.region_at(row.start, column.start);
@@ -113,28 +123,39 @@ impl RegionMap {
         self.inputs
     }
 
-    /// The owned regions, `1..`.
-    pub fn owned(&self) -> &[Region] {
+    /// The owned regions, `1..`, each as its rectangles.
+    pub fn owned(&self) -> &[Vec<Region>] {
         &self.owned
     }
 
     /// Region of output feature `o`, input feature `i`.
     pub fn region_at(&self, o: usize, i: usize) -> usize {
-        self.find(|region| region.outputs.contains(&o) && region.inputs.contains(&i))
+        self.find(|rectangles| {
+            rectangles.iter().any(|r| r.outputs.contains(&o) && r.inputs.contains(&i))
+        })
     }
 
     /// Region of bias element `o`: the one that owns the output feature for all inputs.
     pub fn bias_region_at(&self, o: usize) -> usize {
-        self.find(|region| region.outputs.contains(&o) && region.inputs == (0..self.inputs))
+        self.find(|rectangles| {
+            let of_row = rectangles.iter().filter(|r| r.outputs.contains(&o));
+            covers(self.inputs, of_row.map(|r| &r.inputs))
+        })
     }
 
     /// Region whose flow weight applies to input column `i`: the one that owns the input for
-    /// all outputs, where it does not own all inputs.
+    /// all outputs, where it does not own the whole layer.
     pub fn input_region_at(&self, i: usize) -> usize {
-        self.find(|region| {
-            region.inputs.contains(&i)
-                && region.inputs != (0..self.inputs)
-                && region.outputs == (0..self.outputs)
+        let owns = |rectangles: &[Region], i: usize| {
+            let of_column = rectangles.iter().filter(|r| r.inputs.contains(&i));
+            covers(self.outputs, of_column.map(|r| &r.outputs))
+        };
+        self.find(|rectangles| {
+            // The first column not owned, if any, is 0 or where a rectangle ends.
+            let mut firsts = rectangles.iter().map(|r| r.inputs.end).chain([0]);
+            let mut partial =
+                || firsts.any(|first| first < self.inputs && !owns(rectangles, first));
+            owns(rectangles, i) && partial()
         })
     }
 
@@ -153,8 +174,8 @@ impl RegionMap {
         &self.input_spans
     }
 
-    fn find(&self, covers: impl Fn(&Region) -> bool) -> usize {
-        self.owned.iter().position(covers).map_or(0, |r| r + 1)
+    fn find(&self, owns: impl Fn(&[Region]) -> bool) -> usize {
+        self.owned.iter().position(|rectangles| owns(rectangles)).map_or(0, |r| r + 1)
     }
 }
 
@@ -225,8 +246,32 @@ impl LayerRouting {
     }
 }
 
-fn meet(a: &Range<usize>, b: &Range<usize>) -> bool {
-    a.start < b.end && b.start < a.end
+fn check_region(outputs: usize, inputs: usize, r: usize, region: &[Region]) -> Result<()> {
+    let name = || format!("regions[{}]", r + 1);
+    if region.is_empty() {
+        return Err(Error::argument(name(), "at least one rectangle", "none"));
+    }
+    for rectangle in region {
+        let given = || format!("{:?} × {:?}", rectangle.outputs, rectangle.inputs);
+        if rectangle.outputs.is_empty() || rectangle.inputs.is_empty() {
+            return Err(Error::argument(name(), "a range that is not empty", given()));
+        }
+        if rectangle.outputs.end > outputs || rectangle.inputs.end > inputs {
+            let expected = format!("a range within the layer's {outputs} × {inputs}");
+            return Err(Error::argument(name(), expected, given()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the ranges together cover `0..extent`.
+fn covers<'a>(extent: usize, ranges: impl Iterator<Item = &'a Range<usize>>) -> bool {
+    let mut ranges: Vec<&Range<usize>> = ranges.collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let reach = ranges
+        .iter()
+        .fold(0, |reach, range| if range.start <= reach { reach.max(range.end) } else { reach });
+    reach >= extent
 }
 
 /// `0..extent` cut at both ends of every range.
@@ -261,6 +306,21 @@ mod tests {
         }
         assert!(seen.iter().all(|&times| times == 1));
         assert_eq!(map.bias_tiles(), [(0..2, 0), (2..4, 1), (4..5, 0)]);
+    }
+
+    #[test]
+    fn a_union_owns_bias_and_flow_as_a_whole() {
+        // A band of outputs and a band of inputs that cross.
+        let band = vec![region(3..5, 0..6), region(0..5, 4..6)];
+        let map = RegionMap::unions(5, 6, vec![band]).unwrap();
+        assert_eq!((map.region_at(0, 4), map.region_at(4, 5), map.region_at(2, 3)), (1, 1, 0));
+        assert_eq!(map.bias_tiles(), [(0..3, 0), (3..5, 1)]);
+        assert_eq!(map.input_spans(), [(0..4, 0), (4..6, 1)]);
+        // A region that owns the whole layer has no input columns to tell apart.
+        let halves = vec![region(0..5, 0..3), region(0..5, 3..6)];
+        let map = RegionMap::unions(5, 6, vec![halves]).unwrap();
+        assert_eq!(map.input_spans(), [(0..3, 0), (3..6, 0)]);
+        assert_eq!(map.bias_tiles(), [(0..5, 1)]);
     }
 
     #[test]
