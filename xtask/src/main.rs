@@ -1,7 +1,10 @@
 //! The project's own tasks: `cargo xtask <command>`.
 
 mod data;
+mod evaluate;
+mod kernels;
 mod shell;
+mod test;
 
 use clap::Parser;
 
@@ -9,12 +12,22 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Check format, lints and documentation, run all tests and the example's quick form.
+    Test,
+    /// Fetch the CUDA compiler into .tools/ and build the kernels with it.
+    Kernels,
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
+    /// Measure a claim over several seeds and write table and picture to benches/record/.
+    #[command(subcommand)]
+    Evaluate(evaluate::Evaluation),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Test => test::run(),
+        Task::Kernels => kernels::build(),
         Task::Data => data::render(),
+        Task::Evaluate(evaluation) => evaluation.run(),
     }
 }

@@ -18,6 +18,13 @@ pub fn tools() -> PathBuf {
     root().join(".tools")
 }
 
+/// The cargo that started this task, in the workspace's root.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
 /// Runs a program to its end and fails unless it succeeds.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}");

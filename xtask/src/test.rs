@@ -1,0 +1,72 @@
+//! `cargo xtask test`: everything a change has to pass, step by step, stopping at the first failure.
+//!
+//! Every step builds in the release profile, so that they share what is built.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::shell;
+
+/// One step: its name, cargo's arguments, and an environment variable it needs.
+struct Step {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    variable: Option<(&'static str, &'static str)>,
+}
+
+const STEPS: &[Step] = &[
+    step("format", &["fmt", "--all", "--check"]),
+    step("lints", &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    Step {
+        name: "documentation",
+        arguments: &["doc", "--release", "--workspace", "--no-deps", "--all-features"],
+        variable: Some(("RUSTDOCFLAGS", "-D warnings")),
+    },
+    step("no features", &["check", "--release", "--lib", "--no-default-features"]),
+    step("tests", &["test", "--release", "--workspace"]),
+    step(
+        "example",
+        &["run", "--release", "--example", "glyph_diffusion", "--", "--quick", "--out", QUICK_RUN],
+    ),
+];
+
+/// Where the example's quick run writes; taken away before it starts.
+const QUICK_RUN: &str = "target/quick_run";
+
+const fn step(name: &'static str, arguments: &'static [&'static str]) -> Step {
+    Step { name, arguments, variable: None }
+}
+
+/// Runs the steps and prints how long each took.
+pub fn run() -> Result<()> {
+    let quick = shell::root().join(QUICK_RUN);
+    if quick.exists() {
+        std::fs::remove_dir_all(&quick)?;
+    }
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    let mut outcome = Ok(());
+    for step in STEPS {
+        eprintln!("\n── {}: cargo {}", step.name, step.arguments.join(" "));
+        let start = Instant::now();
+        outcome = shell::run(&mut step.command()).with_context(|| format!("step `{}`", step.name));
+        times.push((step.name, start.elapsed()));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    eprintln!();
+    for (name, time) in times {
+        eprintln!("{name:>14} {:6.1} s", time.as_secs_f64());
+    }
+    outcome
+}
+
+impl Step {
+    fn command(&self) -> Command {
+        let mut command = shell::cargo();
+        command.args(self.arguments).envs(self.variable);
+        command
+    }
+}
