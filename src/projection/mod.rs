@@ -14,7 +14,8 @@ pub use two_sided::{Side, sign_row};
 use crate::{Error, Result};
 
 /// Which projection is kept of a per-sample gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SketchKind {
     /// `P_oᵀ G P_i`, `outputs × inputs` numbers, row-major.
     TwoSided {

@@ -1,5 +1,43 @@
 //! The durable record of a run and the questions it answers.
+//!
+//! A training loop yields one [`StepRecord`] per step. The [`Accumulator`] adds them up to the
+//! influence of every sample on every block, in memory that does not grow with the number of
+//! steps; queries on it are in [`Influence`], [`Whitening`], [`GroupInfluence`] and
+//! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
+//! `ledger` writes the same records to disk and reads them back.
+//!
+//! ```
+//! use gradroute::provenance::{Accumulator, Similarity, StepRecord};
+//!
+//! let mut influence = Accumulator::new(1, 2)?; // one block, sketches of two numbers
+//! influence.add(&StepRecord {
+//!     step_size: 0.5,
+//!     optimizer_scale: 1.0,
+//!     blocks: 1,
+//!     samples: vec![7, 9],
+//!     noise_levels: vec![f32::NAN; 2],
+//!     gates: vec![1.0; 2],
+//!     route: vec![1.0, 0.0],
+//!     flow: vec![1.0; 2],
+//!     sq_norm: vec![4.0, 1.0],
+//!     sketch: vec![2.0, 0.0, 0.0, 0.0], // sample 9 is routed away
+//!     ..StepRecord::default()
+//! })?;
+//! let scores = influence.influence(&[3.0, 1.0], Similarity::Dot)?;
+//! assert_eq!(scores.top(1), [(7, 3.0)]);
+//! # Ok::<(), gradroute::Error>(())
+//! ```
 
+mod accumulator;
+mod duplicates;
+mod groups;
+mod influence;
+#[cfg(feature = "ledger")]
+pub mod ledger;
 mod record;
 
+pub use accumulator::{Accumulator, BlockTotals, NormTrace};
+pub use duplicates::Pair;
+pub use groups::GroupInfluence;
+pub use influence::{Influence, Similarity, Whitening};
 pub use record::StepRecord;

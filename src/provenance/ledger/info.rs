@@ -1,0 +1,112 @@
+//! What is fixed for a whole run.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::projection::{Sketch, SketchKind};
+use crate::provenance::Accumulator;
+use crate::{Error, Result};
+
+/// Samples, blocks, policy and projection of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// Every sample that may appear in a record; ids are unique.
+    #[serde(skip)]
+    pub samples: Vec<SampleInfo>,
+    /// Blocks, ordered from input to output.
+    pub blocks: Vec<BlockInfo>,
+    /// The policy's TOML text.
+    #[serde(skip)]
+    pub policy: String,
+    /// The policy's content hash.
+    pub policy_hash: String,
+    /// The projection.
+    pub sketch: SketchKind,
+    /// The projection's seed.
+    pub seed: u32,
+    /// Edges of the noise-level bins, see [`Accumulator::with_noise_edges`].
+    pub noise_edges: Vec<f32>,
+    /// When the run began, in seconds since 1970.
+    pub created: u64,
+    /// Whatever else should stay with the run.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One training example.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleInfo {
+    /// Stable id.
+    pub id: u64,
+    /// Category path, such as `style/script/kristi`.
+    pub category: String,
+    /// Hash of the example's content, by which it is recognised outside the run.
+    pub content_hash: [u8; 32],
+}
+
+/// A block and its layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockInfo {
+    /// The policy's name for it.
+    pub name: String,
+    /// The layers in it.
+    pub layers: Vec<LayerInfo>,
+}
+
+/// A layer of a block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// Its path in the model.
+    pub path: String,
+    /// Its number of parameters.
+    pub parameters: u64,
+}
+
+impl RunInfo {
+    /// A run that begins now, everything but the projection still empty.
+    pub fn new(sketch: SketchKind, seed: u32) -> Self {
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        Self {
+            samples: Vec::new(),
+            blocks: Vec::new(),
+            policy: String::new(),
+            policy_hash: String::new(),
+            sketch,
+            seed,
+            noise_edges: Vec::new(),
+            created: now,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Numbers per sketch, `K`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], see [`Sketch::new`].
+    pub fn sketch_len(&self) -> Result<usize> {
+        Ok(Sketch::new(self.sketch, self.seed, 0)?.len())
+    }
+
+    /// An empty accumulator for the run's records.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when there is no block, or the projection or bins are not valid.
+    pub fn accumulator(&self) -> Result<Accumulator> {
+        Accumulator::new(self.blocks.len(), self.sketch_len()?)?.with_noise_edges(&self.noise_edges)
+    }
+
+    /// The ids of the samples.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when an id appears twice.
+    pub(super) fn ids(&self) -> Result<HashSet<u64>> {
+        let mut ids = HashSet::with_capacity(self.samples.len());
+        for (n, sample) in self.samples.iter().enumerate() {
+            if !ids.insert(sample.id) {
+                let place = format!("samples[{n}].id");
+                return Err(Error::argument(place, "an id of its own", sample.id));
+            }
+        }
+        Ok(ids)
+    }
+}

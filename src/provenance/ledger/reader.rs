@@ -1,0 +1,139 @@
+//! Reading a ledger, while it is written or after.
+
+use std::path::{Path, PathBuf};
+
+use super::events::Events;
+use super::files::{bad, digest, io};
+use super::info::RunInfo;
+use super::manifest::{Entry, FileEntry, Manifest, RUN_FILES, checkpoint_dir};
+use super::segment::{merge_segment, read_events, read_samples};
+use crate::provenance::Accumulator;
+use crate::{Error, Result};
+
+/// What was committed when it was opened; a writer may go on meanwhile.
+#[derive(Debug)]
+pub struct LedgerReader {
+    dir: PathBuf,
+    manifest: Manifest,
+    info: RunInfo,
+}
+
+impl LedgerReader {
+    /// Opens a ledger and checks the chain of its manifest; [`LedgerReader::verify`] checks the
+    /// files themselves.
+    ///
+    /// # Errors
+    /// [`Error::Ledger`] or [`Error::Io`] naming the file that is missing or not as it should be.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref().to_owned();
+        let manifest = Manifest::read(&dir)?;
+        let [run, policy, samples] = RUN_FILES.map(|name| dir.join(name));
+        let text = std::fs::read(&run).map_err(io(&run))?;
+        let mut info: RunInfo = serde_json::from_slice(&text).map_err(|error| bad(&run, error))?;
+        info.policy = std::fs::read_to_string(&policy).map_err(io(&policy))?;
+        info.samples = read_samples(&samples)?;
+        info.accumulator().map_err(|error| bad(&run, error))?;
+        info.ids().map_err(|error| bad(&samples, error))?;
+        Ok(Self { dir, manifest, info })
+    }
+
+    /// Samples, blocks, policy and projection.
+    pub fn info(&self) -> &RunInfo {
+        &self.info
+    }
+
+    /// The commits, oldest first; the first describes the run.
+    pub fn entries(&self) -> &[Entry] {
+        &self.manifest.entries
+    }
+
+    /// Hash of the last entry: who keeps it elsewhere can hold the ledger to it.
+    pub fn head(&self) -> &str {
+        self.manifest.head()
+    }
+
+    /// One past the last committed step.
+    pub fn next_step(&self) -> u64 {
+        self.manifest.next_step()
+    }
+
+    /// Directory of the last checkpoint, if any was committed.
+    pub fn checkpoint(&self) -> Option<PathBuf> {
+        self.manifest.checkpoint().map(|entry| self.dir.join(checkpoint_dir(entry.index)))
+    }
+
+    /// The events, segment by segment.
+    ///
+    /// # Errors
+    /// Each item is an [`Error::Ledger`] or [`Error::Io`] where the file cannot be read.
+    pub fn events(&self) -> impl Iterator<Item = Result<Events>> + '_ {
+        let blocks = self.info.blocks.len();
+        self.segments().map(move |entry| read_events(&self.dir.join(&entry.files[0].name), blocks))
+    }
+
+    /// `A_n` of every sample and block, rebuilt; the same bits as the writer's own.
+    ///
+    /// # Errors
+    /// [`Error::Ledger`] or [`Error::Io`] naming the file that cannot be read.
+    pub fn accumulator(&self) -> Result<Accumulator> {
+        let mut total = self.info.accumulator()?;
+        for entry in self.segments() {
+            let [_, influence, norms] = &entry.files[..] else { continue };
+            let (influence, norms) = (self.dir.join(&influence.name), self.dir.join(&norms.name));
+            merge_segment(&mut total, &influence, &norms)?;
+        }
+        Ok(total)
+    }
+
+    /// Reads every file and compares size and digest with the manifest. Checkpoints that were
+    /// superseded need not be there.
+    ///
+    /// # Errors
+    /// [`Error::Ledger`] naming the first file that is missing or was altered.
+    pub fn verify(&self) -> Result<()> {
+        for file in self.manifest.entries.iter().flat_map(|entry| &entry.files) {
+            self.verify_file(file)?;
+        }
+        let Some(entry) = self.manifest.checkpoint() else { return Ok(()) };
+        for file in &entry.checkpoint {
+            match self.verify_file(file) {
+                // A writer may have superseded it just now.
+                Err(error) if !self.dir.join(&file.name).exists() => {
+                    let now = Manifest::read(&self.dir)?;
+                    if now.checkpoint().is_none_or(|it| it.index <= entry.index) {
+                        return Err(error);
+                    }
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_file(&self, file: &FileEntry) -> Result<()> {
+        let path = self.dir.join(&file.name);
+        let (bytes, blake3) = match digest(&path) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(bad(&path, "the file is missing"));
+            }
+            other => other?,
+        };
+        if bytes != file.bytes {
+            let problem = format!("the file was altered: {bytes} bytes, not {}", file.bytes);
+            return Err(bad(&path, problem));
+        }
+        if blake3 != file.blake3 {
+            return Err(bad(&path, "the file was altered: its digest is another"));
+        }
+        Ok(())
+    }
+
+    /// The entries that hold a segment.
+    fn segments(&self) -> impl Iterator<Item = &Entry> {
+        self.manifest.entries.iter().filter(|entry| entry.steps.is_some())
+    }
+
+    pub(super) fn into_parts(self) -> (Manifest, RunInfo) {
+        (self.manifest, self.info)
+    }
+}
