@@ -49,10 +49,10 @@ pub struct LayerSpec {
     pub taps: usize,
     /// Whether it has a bias.
     pub bias: bool,
-    /// The layer whose output features this layer takes as its input features, one for one,
-    /// with nothing but element-wise activations between the two. A region of that layer's
-    /// outputs is carried to this layer.
-    pub reads: Option<String>,
+    /// The layers whose output features, added up where there are several, this layer takes as
+    /// its input features, one for one, with nothing but element-wise activations in between.
+    /// A region of their outputs is carried to this layer.
+    pub reads: Vec<String>,
 }
 
 impl LayerSpec {
@@ -88,9 +88,9 @@ impl LayerSpec {
         Self::of(path, LayerKind::Embedding, features, vocabulary, false)
     }
 
-    /// Sets [`LayerSpec::reads`].
+    /// Adds to [`LayerSpec::reads`].
     pub fn reading(mut self, path: impl Into<String>) -> Self {
-        self.reads = Some(path.into());
+        self.reads.push(path.into());
         self
     }
 
@@ -116,7 +116,7 @@ impl LayerSpec {
         features: usize,
         bias: bool,
     ) -> Self {
-        Self { path: path.into(), kind, outputs, features, taps: 1, bias, reads: None }
+        Self { path: path.into(), kind, outputs, features, taps: 1, bias, reads: Vec::new() }
     }
 }
 
@@ -166,15 +166,16 @@ impl ModelLayout {
         if groups == 0 || !layer.outputs.is_multiple_of(groups) || uneven {
             return Err(Error::argument(place, "groups that divide its channels", groups));
         }
-        let Some(reads) = &layer.reads else { return Ok(()) };
-        let Some(source) = self.index(reads) else {
-            return Err(Error::argument(place, "to read an earlier layer", reads));
-        };
-        let width = self.layers[source].outputs;
-        if layer.input_width() != Some(width) {
-            let expected = format!("an input of the {width} features of {reads}");
-            let given = layer.input_width().map_or("tokens".into(), |width| width.to_string());
-            return Err(Error::argument(place, expected, given));
+        for reads in &layer.reads {
+            let Some(source) = self.index(reads) else {
+                return Err(Error::argument(place, "to read an earlier layer", reads));
+            };
+            let width = self.layers[source].outputs;
+            if layer.input_width() != Some(width) {
+                let expected = format!("an input of the {width} features of {reads}");
+                let given = layer.input_width().map_or("tokens".into(), |width| width.to_string());
+                return Err(Error::argument(place, expected, given));
+            }
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub(super) struct Territory {
     pub(super) owned: Vec<(usize, Vec<Region>)>,
     /// Features of the activation the layer reads, with the policy region they belong to.
     pub(super) read: Vec<(Range<usize>, usize)>,
+    /// Its output features that belong to a region for all inputs.
+    written: Vec<(Range<usize>, usize)>,
 }
 
 impl Territory {
@@ -48,6 +50,7 @@ pub(super) fn claim(
             return Err(error(format!("region {:?}", region.name), problem));
         }
     }
+    check_sums(layout, regions, &map)?;
     check_overlaps(layout, regions, &map)?;
     Ok(map)
 }
@@ -103,12 +106,13 @@ impl Claims<'_> {
         if let LayerKind::Norm(kind) = layers[at].kind {
             self.check_norm(at, kind, &range)?;
         }
-        let path = Some(&layers[at].path);
+        self.map[at].written.push((range.clone(), self.r));
+        let path = &layers[at].path;
         let readers: Vec<usize> =
-            (0..layers.len()).filter(|&to| layers[to].reads.as_ref() == path).collect();
+            (0..layers.len()).filter(|&to| layers[to].reads.contains(path)).collect();
         if readers.is_empty() && self.region.switch.public_off() > 0.0 {
             let problem = format!(
-                "no layer is known to read output features {range:?}, so the region's switch \
+                "no layer says that it reads output features {range:?}, so the region's switch \
                  has nowhere to act there"
             );
             return Err(self.mistake(at, problem));
@@ -119,6 +123,9 @@ impl Claims<'_> {
     /// The region owns features of the activation a layer reads.
     fn enter(&mut self, at: usize, range: Range<usize>) -> Result<()> {
         let layer = &self.layout.layers()[at];
+        if self.map[at].read.contains(&(range.clone(), self.r)) {
+            return Ok(()); // been here: several parts, or a sum
+        }
         self.map[at].read.push((range.clone(), self.r));
         match layer.kind {
             LayerKind::Norm(_) => {
@@ -194,6 +201,35 @@ impl Claims<'_> {
 /// Whether a range ends at multiples of `step`.
 fn aligned(range: &Range<usize>, step: usize) -> bool {
     range.start.is_multiple_of(step) && range.end.is_multiple_of(step)
+}
+
+/// A region of a sum must be a region of everything that is added up.
+fn check_sums(layout: &ModelLayout, regions: &[OwnedRegion], map: &[Territory]) -> Result<()> {
+    let written = |path: &str, r: usize| -> Vec<&Range<usize>> {
+        let layer = layout.index(path).map(|at| &map[at]);
+        let all = layer.into_iter().flat_map(|layer| &layer.written);
+        let mut ranges: Vec<_> = all.filter(|(_, of)| *of == r).map(|(range, _)| range).collect();
+        ranges.sort_unstable_by_key(|range| (range.start, range.end));
+        ranges.dedup();
+        ranges
+    };
+    for layer in layout.layers() {
+        for (r, region) in regions.iter().enumerate() {
+            for pair in layer.reads.windows(2) {
+                let [ours, theirs] = [written(&pair[0], r), written(&pair[1], r)];
+                if ours != theirs {
+                    let place = format!("region {:?}, layer {:?}", region.name, layer.path);
+                    let problem = format!(
+                        "it reads {} and {} added up, but the region has features {ours:?} of \
+                         the one and {theirs:?} of the other",
+                        pair[0], pair[1]
+                    );
+                    return Err(error(place, problem));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_overlaps(layout: &ModelLayout, regions: &[OwnedRegion], map: &[Territory]) -> Result<()> {
