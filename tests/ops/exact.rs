@@ -1,0 +1,46 @@
+//! Data on which every way to compute is exact: results must match bit for bit.
+
+use gradroute::ops::Backend;
+use gradroute::problem::Element;
+
+use crate::support::case::{Case, Problem};
+use crate::support::catalogue::{self, Named};
+use crate::support::compare::assert_exact;
+use crate::support::oracle::expect;
+use crate::support::run::{Ask, run_all, run_on};
+use crate::support::weights::{Pattern, exact_sketches, record};
+
+/// Every op over its whole catalogue.
+pub fn every_op<B: Backend, T: Element>(make: impl Fn() -> B) {
+    all::<B, T>(make(), catalogue::everything(true));
+}
+
+/// Every size in `0..=3`. A normalisation that small is not exact: `close` has it.
+pub fn small_sizes<B: Backend, T: Element>(make: impl Fn() -> B) {
+    let exact = |(_, problem): &Named| !matches!(problem, Problem::Norm(_));
+    all::<B, T>(make(), catalogue::small().into_iter().filter(exact).collect());
+}
+
+fn all<B: Backend, T: Element>(mut backend: B, problems: Vec<Named>) {
+    for (c, (name, problem)) in problems.into_iter().enumerate() {
+        // Convolutions meet every pattern, the long lists some of them in turn.
+        let turns = if matches!(problem, Problem::Conv2d(_)) { 10 } else { 3 };
+        for turn in 0..turns {
+            let mut case = Case::<T>::exact(&name, problem.clone(), c as u64);
+            Pattern::ALL[(c + turn * (turns % 5 + 1)) % 10].apply(&mut case, (c + turn) as u64);
+            let kind = exact_sketches()[(c / 3 + 2 * turn) % 5];
+            record(&mut case.layers, kind, turn % 2 == 1, [1.0, 4.0, 0.5][turn % 3]);
+            check(&mut backend, case);
+        }
+    }
+}
+
+/// Overwriting NaN in f32, and adding to something in the input's format.
+fn check<B: Backend, T: Element>(backend: &mut B, mut case: Case<T>) {
+    let want = expect::<f64, T>(&case);
+    assert_exact(&case, &run_all(backend, &case), &want, false, &|_| 0.0);
+    case.layers.iter_mut().for_each(|setup| setup.accumulate = true);
+    let before = |at: usize| (at % 7) as f32 - 3.0;
+    let ask = Ask { native: true, ..Ask::all() };
+    assert_exact(&case, &run_on(backend, &case, ask, &before), &want, true, &before);
+}

@@ -1,0 +1,68 @@
+//! The op suite: the reference against an independent oracle, and every backend against both.
+//!
+//! A case is a function generic over the backend; `suite!` turns all of them into tests of one
+//! backend.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arguments;
+mod close;
+mod exact;
+mod properties;
+mod reference;
+mod selection;
+
+/// Every case as a test of the backend that `$make` makes.
+macro_rules! suite {
+    ($backend:ident, $make:expr) => {
+        mod $backend {
+            use half::{bf16, f16};
+
+            use crate::{arguments, close, exact, properties, selection};
+
+            tests! { $make,
+                exact_f32: exact::every_op::<_, f32>,
+                exact_bf16: exact::every_op::<_, bf16>,
+                exact_f16: exact::every_op::<_, f16>,
+                exact_small_f32: exact::small_sizes::<_, f32>,
+                exact_small_bf16: exact::small_sizes::<_, bf16>,
+                close_f32: close::every_op,
+                close_small: close::small_sizes,
+                close_bf16: close::half_precision::<_, bf16>,
+                close_f16: close::half_precision::<_, f16>,
+                linear_in_the_weights: properties::linear_in_the_weights,
+                mixed_batch_is_the_sum: properties::mixed_batch_is_the_sum,
+                weight_zero_is_absence: properties::weight_zero_is_absence,
+                same_bits_on_repeat: properties::same_bits_on_repeat,
+                alone_as_together: properties::alone_as_together,
+                nan_is_selected_f32: selection::routed_away_samples::<_, f32>,
+                nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,
+                nan_stays_out_of_owned_regions: selection::owned_regions,
+                nothing_to_add_changes_nothing: selection::nothing_to_add,
+                wrong_inputs_are_named: arguments::wrong_inputs,
+                wrong_outputs_are_named: arguments::wrong_outputs,
+                wrong_routing_is_named: arguments::wrong_routing,
+            }
+
+            #[test]
+            #[ignore = "takes a minute"]
+            fn close_large() {
+                close::large($make);
+            }
+        }
+    };
+}
+
+macro_rules! tests {
+    ($make:expr, $($name:ident: $case:expr),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                $case($make);
+            }
+        )*
+    };
+}
+
+suite!(reference_backend, || gradroute::reference::Reference);
