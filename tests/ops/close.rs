@@ -57,10 +57,10 @@ pub fn large<B: Backend>(make: impl Fn() -> B) {
 /// Calls `check` with every problem under some patterns, convolutions under all of them.
 fn cases<T: Element>(problems: Vec<Named>, mut check: impl FnMut(&Case<T>)) {
     for (c, (name, problem)) in problems.into_iter().enumerate() {
-        let turns = if matches!(problem, Problem::Conv2d(_)) { 10 } else { 2 };
+        let turns = if matches!(problem, Problem::Conv2d(_)) { 11 } else { 2 };
         for turn in 0..turns {
             let mut case = Case::<T>::random(&name, problem.clone(), 1000 + c as u64);
-            Pattern::ALL[(c + turn * (turns % 5 + 1)) % 10].apply(&mut case, (c + turn) as u64);
+            Pattern::ALL[(c + turn * (turns % 5 + 1)) % 11].apply(&mut case, (c + turn) as u64);
             let kind = sketches()[(c / 5 + 5 * turn) % 6];
             record(&mut case.layers, kind, turn % 2 == 1, [1.0, 2.5][turn / 2 % 2]);
             check(&case);

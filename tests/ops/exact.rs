@@ -24,10 +24,10 @@ pub fn small_sizes<B: Backend, T: Element>(make: impl Fn() -> B) {
 fn all<B: Backend, T: Element>(mut backend: B, problems: Vec<Named>) {
     for (c, (name, problem)) in problems.into_iter().enumerate() {
         // Convolutions meet every pattern, the long lists some of them in turn.
-        let turns = if matches!(problem, Problem::Conv2d(_)) { 10 } else { 3 };
+        let turns = if matches!(problem, Problem::Conv2d(_)) { 11 } else { 3 };
         for turn in 0..turns {
             let mut case = Case::<T>::exact(&name, problem.clone(), c as u64);
-            Pattern::ALL[(c + turn * (turns % 5 + 1)) % 10].apply(&mut case, (c + turn) as u64);
+            Pattern::ALL[(c + turn * (turns % 5 + 1)) % 11].apply(&mut case, (c + turn) as u64);
             let kind = exact_sketches()[(c / 3 + 2 * turn) % 5];
             record(&mut case.layers, kind, turn % 2 == 1, [1.0, 4.0, 0.5][turn % 3]);
             check(&mut backend, case);

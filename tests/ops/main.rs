@@ -7,6 +7,7 @@
 mod support;
 
 mod arguments;
+mod autograd;
 mod close;
 mod exact;
 mod properties;
@@ -19,7 +20,7 @@ macro_rules! suite {
         mod $backend {
             use half::{bf16, f16};
 
-            use crate::{arguments, close, exact, properties, selection};
+            use crate::{arguments, autograd, close, exact, properties, selection};
 
             tests! { $make,
                 exact_f32: exact::every_op::<_, f32>,
@@ -31,6 +32,7 @@ macro_rules! suite {
                 close_small: close::small_sizes,
                 close_bf16: close::half_precision::<_, bf16>,
                 close_f16: close::half_precision::<_, f16>,
+                agrees_with_autograd: autograd::agrees,
                 linear_in_the_weights: properties::linear_in_the_weights,
                 mixed_batch_is_the_sum: properties::mixed_batch_is_the_sum,
                 weight_zero_is_absence: properties::weight_zero_is_absence,

@@ -8,8 +8,14 @@ use crate::support::catalogue::representatives;
 use crate::support::run::{Ask, Outputs, run_all, run_on};
 use crate::support::weights::{CATEGORIES, Pattern, exact_sketches, record, sketches};
 
-const PATTERNS: [Pattern; 5] =
-    [Pattern::Fractional, Pattern::Outputs, Pattern::Inputs, Pattern::Both, Pattern::Mixed];
+const PATTERNS: [Pattern; 6] = [
+    Pattern::Fractional,
+    Pattern::Outputs,
+    Pattern::Inputs,
+    Pattern::Both,
+    Pattern::Cross,
+    Pattern::Mixed,
+];
 
 /// Exact cases of every op and pattern.
 fn exact_cases(mut check: impl FnMut(Case<f32>)) {

@@ -7,9 +7,9 @@
 
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
-use gradroute::problem::Conv2d;
-use gradroute::problem::{Element, GradientShape, Norm, NormKind, PaddingMode};
+use gradroute::problem::{Conv2d, Element, GradientShape, Norm, NormKind, PaddingMode};
 use gradroute::projection::{Sketch, SketchKind, philox4x32};
+use gradroute::routing::Region;
 
 use super::case::{Case, Problem, Setup};
 
@@ -198,21 +198,35 @@ fn gate(setup: &Setup, n: usize) -> f32 {
     setup.gates.as_ref().map_or(1.0, |gates| gates[n])
 }
 
-/// Route weights `[outputs, columns]` of a sample: the region map painted rectangle by rectangle.
+/// Which elements `[outputs, features]` a region owns, painted rectangle by rectangle.
+fn painted(shape: GradientShape, rectangles: &[Region]) -> Vec<bool> {
+    let mut owns = vec![false; shape.outputs() * shape.features()];
+    for rectangle in rectangles {
+        for o in rectangle.outputs.clone() {
+            let row = &mut owns[o * shape.features()..(o + 1) * shape.features()];
+            row[rectangle.inputs.clone()].fill(true);
+        }
+    }
+    owns
+}
+
+/// Route weights `[outputs, columns]` of a sample.
 fn route_weights(shape: GradientShape, setup: &Setup, n: usize) -> Vec<f32> {
-    let (outputs, columns, inputs) = (shape.outputs(), shape.columns(), shape.inputs());
+    let (outputs, columns, features) = (shape.outputs(), shape.columns(), shape.features());
     let Some(routing) = &setup.routing else { return vec![1.0; outputs * columns] };
     let weight = |region: usize| routing.route(setup.categories[n], region) * gate(setup, n);
     let mut weights = vec![weight(0); outputs * columns];
-    for (r, region) in routing.regions().owned().iter().enumerate() {
-        for o in region.outputs.clone() {
+    for (r, rectangles) in routing.regions().owned().iter().enumerate() {
+        let owns = painted(shape, rectangles);
+        for o in 0..outputs {
+            let owned = &owns[o * features..(o + 1) * features];
             for tap in 0..shape.taps() {
-                for i in region.inputs.clone() {
-                    weights[o * columns + tap * shape.features() + i] = weight(r + 1);
+                for i in (0..features).filter(|&i| owned[i]) {
+                    weights[o * columns + tap * features + i] = weight(r + 1);
                 }
             }
-            if shape.bias() && region.inputs.len() == shape.features() {
-                weights[o * columns + inputs] = weight(r + 1);
+            if shape.bias() && owned.iter().all(|&owned| owned) {
+                weights[o * columns + shape.inputs()] = weight(r + 1);
             }
         }
     }
@@ -224,10 +238,13 @@ fn flow_weights(shape: GradientShape, setup: &Setup, n: usize) -> Vec<f32> {
     let Some(routing) = &setup.routing else { return vec![1.0; shape.features()] };
     let weight = |region: usize| routing.flow(setup.categories[n], region);
     let mut weights = vec![weight(0); shape.features()];
-    for (r, region) in routing.regions().owned().iter().enumerate() {
-        let tall = region.outputs.len() == shape.outputs();
-        if tall && region.inputs.len() != shape.features() {
-            weights[region.inputs.clone()].fill(weight(r + 1));
+    for (r, rectangles) in routing.regions().owned().iter().enumerate() {
+        let owns = painted(shape, rectangles);
+        let column = |i: usize| (0..shape.outputs()).all(|o| owns[o * shape.features() + i]);
+        if !owns.iter().all(|&owned| owned) {
+            for i in (0..shape.features()).filter(|&i| column(i)) {
+                weights[i] = weight(r + 1);
+            }
         }
     }
     weights

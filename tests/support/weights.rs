@@ -1,5 +1,7 @@
 //! Ways to route a batch.
 
+use std::ops::Range;
+
 use gradroute::problem::{Element, GradientShape};
 use gradroute::projection::{Sketch, SketchKind};
 use gradroute::routing::{LayerRouting, Region, RegionMap};
@@ -27,6 +29,8 @@ pub enum Pattern {
     Inputs,
     /// Two rectangles, neither of them full width or height.
     Both,
+    /// One region of two crossing bands, outputs and inputs.
+    Cross,
     /// Three regions of all kinds, with gates, one of them closed.
     Mixed,
 }
@@ -35,7 +39,7 @@ pub enum Pattern {
 pub const CATEGORIES: usize = 3;
 
 impl Pattern {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::Ones,
         Self::Zeros,
@@ -45,6 +49,7 @@ impl Pattern {
         Self::Outputs,
         Self::Inputs,
         Self::Both,
+        Self::Cross,
         Self::Mixed,
     ];
 
@@ -53,18 +58,24 @@ impl Pattern {
         let (outputs, inputs) = (shape.outputs(), shape.features());
         let (o, i) = (outputs / 2, inputs / 2);
         let owned = match self {
-            Self::Outputs => vec![(o..outputs, 0..inputs)],
-            Self::Inputs => vec![(0..outputs, i..inputs)],
-            Self::Both => vec![(o..outputs, i..inputs), (0..o, 0..i.div_ceil(2))],
-            Self::Mixed => vec![(0..outputs, 0..i), (o..outputs, i..inputs), (0..o / 2, i..inputs)],
+            Self::Outputs => vec![vec![(o..outputs, 0..inputs)]],
+            Self::Inputs => vec![vec![(0..outputs, i..inputs)]],
+            Self::Both => vec![vec![(o..outputs, i..inputs)], vec![(0..o, 0..i.div_ceil(2))]],
+            Self::Cross => vec![vec![(o..outputs, 0..inputs), (0..outputs, i..inputs)]],
+            Self::Mixed => vec![
+                vec![(0..outputs, 0..i)],
+                vec![(o..outputs, i..inputs)],
+                vec![(0..o / 2, i..inputs)],
+            ],
             _ => Vec::new(),
         };
-        let owned = owned
-            .into_iter()
-            .filter(|(outputs, inputs)| !outputs.is_empty() && !inputs.is_empty())
-            .map(|(outputs, inputs)| Region { outputs, inputs })
-            .collect();
-        RegionMap::new(outputs, inputs, owned).unwrap()
+        let fits = |rectangles: Vec<(Range<usize>, Range<usize>)>| -> Vec<Region> {
+            let some = |(o, i): &(Range<usize>, Range<usize>)| !o.is_empty() && !i.is_empty();
+            let region = |(outputs, inputs)| Region { outputs, inputs };
+            rectangles.into_iter().filter(some).map(region).collect()
+        };
+        let owned = owned.into_iter().map(fits).filter(|region| !region.is_empty()).collect();
+        RegionMap::unions(outputs, inputs, owned).unwrap()
     }
 
     /// Tables of dyadic weights, so that exact data stays exact.
