@@ -35,6 +35,8 @@ mod influence;
 #[cfg(feature = "ledger")]
 pub mod ledger;
 mod record;
+#[cfg(test)]
+mod tests;
 
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
 pub use duplicates::Pair;
