@@ -34,6 +34,13 @@ impl CategoryPath {
         if self.0 == "/" { 0 } else { self.0.split('/').count() }
     }
 
+    /// The roots of all subtrees that hold the path, from `/` down to the path itself.
+    pub fn lineage(&self) -> impl Iterator<Item = &str> {
+        let ends = self.0.match_indices('/').map(|(at, _)| at).chain([self.0.len()]);
+        let names = (self.0 != "/").then(|| ends.map(|end| &self.0[..end]));
+        std::iter::once("/").chain(names.into_iter().flatten())
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -201,6 +208,9 @@ mod tests {
         assert!(!path("styles/a").within(&path("style")));
         assert!(!path("style").within(&path("style/a")));
         assert_eq!((path("/").depth(), path("a/b").depth()), (0, 2));
+        let (long, root) = (path("a/bc/d"), path("/"));
+        assert!(long.lineage().eq(["/", "a", "a/bc", "a/bc/d"]) && root.lineage().eq(["/"]));
+        assert!(long.lineage().all(|root| long.within(&path(root))));
         for wrong in ["", "/a", "a/", "a//b", "a/ b", "a\n"] {
             assert!(wrong.parse::<CategoryPath>().is_err(), "{wrong:?}");
         }

@@ -1,5 +1,7 @@
 //! Depth profiles resolved: the weights of one label in every block and region.
 
+use std::collections::{HashMap, HashSet};
+
 use super::policy::{DepthProfile, OwnedRegion, Policy, error};
 use super::{Categories, CategoryPath};
 use crate::Result;
@@ -58,24 +60,27 @@ pub(super) fn decide(a: f32, b: f32) -> f32 {
 
 /// The depths of every category's labels.
 pub(super) fn resolve(policy: &Policy, categories: &Categories) -> Result<Vec<Vec<Depth>>> {
-    let mut profiles: Vec<&DepthProfile> = policy.profiles().iter().collect();
-    profiles.sort_by_key(|profile| profile.category.depth());
-    let mut labels = categories.ids().flat_map(|id| categories.labels(id));
-    for profile in &profiles {
-        if !labels.clone().any(|label| label.within(&profile.category)) {
-            let place = format!("profile {:?}", profile.category.as_str());
-            return Err(error(place, "no category lies in this subtree"));
+    let known: HashSet<&str> = categories
+        .ids()
+        .flat_map(|id| categories.labels(id))
+        .flat_map(CategoryPath::lineage)
+        .collect();
+    let mut profiles = HashMap::new();
+    for profile in policy.profiles() {
+        let root = profile.category.as_str();
+        if !known.contains(root) {
+            return Err(error(format!("profile {root:?}"), "no category lies in this subtree"));
         }
-    }
-    let covered = |label: &&CategoryPath| profiles.iter().any(|p| label.within(&p.category));
-    if let Some(label) = labels.find(|label| !covered(label)) {
-        return Err(error(format!("category {:?}", label.as_str()), "no profile covers it"));
+        profiles.insert(root, profile);
     }
     let of_label = |label: &CategoryPath| {
+        let mut enclosing = label.lineage().filter_map(|root| profiles.get(root)).peekable();
+        if enclosing.peek().is_none() {
+            return Err(error(format!("category {:?}", label.as_str()), "no profile covers it"));
+        }
         let mut depth = Depth::new(policy, label);
-        let enclosing = profiles.iter().filter(|profile| label.within(&profile.category));
         enclosing.for_each(|profile| depth.apply(policy, profile));
-        depth
+        Ok(depth)
     };
-    Ok(categories.ids().map(|id| categories.labels(id).iter().map(of_label).collect()).collect())
+    categories.ids().map(|id| categories.labels(id).iter().map(of_label).collect()).collect()
 }

@@ -50,8 +50,8 @@ pub struct LayerSpec {
     /// Whether it has a bias.
     pub bias: bool,
     /// The layers whose output features, added up where there are several, this layer takes as
-    /// its input features, one for one, with nothing but element-wise activations in between.
-    /// A region of their outputs is carried to this layer.
+    /// its input features, one for one, with nothing in between that mixes features
+    /// (activations and resampling do not). A region of their outputs is carried to this layer.
     pub reads: Vec<String>,
 }
 

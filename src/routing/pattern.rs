@@ -111,14 +111,7 @@ impl Features {
             }
             ranges.push(start as usize..end as usize);
         }
-        ranges.sort_unstable_by_key(|range| range.start);
-        ranges.dedup_by(|next, range| {
-            let joined = next.start <= range.end;
-            if joined {
-                range.end = range.end.max(next.end);
-            }
-            joined
-        });
+        join(&mut ranges);
         Ok(ranges)
     }
 }
@@ -165,6 +158,18 @@ impl fmt::Display for Features {
             Self::Ranges(ranges) => f.write_str(&text_of(ranges)),
         }
     }
+}
+
+/// Sorts ranges and joins those that overlap or touch.
+pub(super) fn join(ranges: &mut Vec<Range<usize>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let joined = next.start <= range.end;
+        if joined {
+            range.end = range.end.max(next.end);
+        }
+        joined
+    });
 }
 
 /// `start..end`, either side optional, or one index.

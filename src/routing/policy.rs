@@ -131,7 +131,8 @@ pub struct Weights {
     /// Multiplies the samples' contribution to parameter gradients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<f32>,
-    /// Multiplies the samples' gradient flowing on to earlier layers.
+    /// Multiplies the samples' gradient flowing on to earlier layers; a region's, where it flows
+    /// back through the region's input features.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow: Option<f32>,
 }

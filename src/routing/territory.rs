@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::pattern::join;
 use super::policy::{OwnedRegion, RegionPart, error};
 use super::{Categories, Features, LayerKind, LayerSpec, ModelLayout, Region, RegionMap};
 use crate::problem::NormKind;
@@ -44,6 +45,10 @@ pub(super) fn claim(
         }
         let mut claims = Claims { layout, region, r, owner, map: &mut map };
         region.parts.iter().try_for_each(|part| claims.part(part))?;
+        for layer in &mut map {
+            tidy(&mut layer.read, r);
+            tidy(&mut layer.written, r);
+        }
         let acts = map.iter().any(|layer| layer.read.iter().any(|(_, of)| *of == r));
         if region.switch.public_off() > 0.0 && !acts {
             let problem = "no layer reads any of its features, so its switch has nowhere to act";
@@ -198,6 +203,14 @@ impl Claims<'_> {
     }
 }
 
+/// Sorts and joins the ranges of the latest region, `r`, which stand last.
+fn tidy(ranges: &mut Vec<(Range<usize>, usize)>, r: usize) {
+    let first = ranges.partition_point(|(_, of)| *of < r);
+    let mut latest: Vec<_> = ranges.drain(first..).map(|(range, _)| range).collect();
+    join(&mut latest);
+    ranges.extend(latest.into_iter().map(|range| (range, r)));
+}
+
 /// Whether a range ends at multiples of `step`.
 fn aligned(range: &Range<usize>, step: usize) -> bool {
     range.start.is_multiple_of(step) && range.end.is_multiple_of(step)
@@ -208,10 +221,7 @@ fn check_sums(layout: &ModelLayout, regions: &[OwnedRegion], map: &[Territory]) 
     let written = |path: &str, r: usize| -> Vec<&Range<usize>> {
         let layer = layout.index(path).map(|at| &map[at]);
         let all = layer.into_iter().flat_map(|layer| &layer.written);
-        let mut ranges: Vec<_> = all.filter(|(_, of)| *of == r).map(|(range, _)| range).collect();
-        ranges.sort_unstable_by_key(|range| (range.start, range.end));
-        ranges.dedup();
-        ranges
+        all.filter(|(_, of)| *of == r).map(|(range, _)| range).collect()
     };
     for layer in layout.layers() {
         for (r, region) in regions.iter().enumerate() {
