@@ -103,6 +103,23 @@ pub(crate) fn count_and_square(band: &[f32], hashes: &[MicroBlock], buckets: &mu
     measure::<true, true>(band, hashes.len(), hashes, buckets)
 }
 
+/// Sum of squares of any row.
+pub(crate) fn square_row(row: &[f32]) -> f64 {
+    let (cells, rest) = row.as_chunks::<EDGE>();
+    pulp::Arch::new().dispatch(|| {
+        // A lane adds up a limited stretch in f32 before it goes to f64.
+        let stretches = cells.chunks(64).map(|stretch| {
+            let mut lanes = [0.0_f32; EDGE];
+            for cell in stretch {
+                lanes.iter_mut().zip(cell).for_each(|(lane, g)| *lane += g * g);
+            }
+            lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>()
+        });
+        let tail = rest.iter().map(|&g| f64::from(g) * f64::from(g));
+        stretches.sum::<f64>() + tail.sum::<f64>()
+    })
+}
+
 /// `out += weight · row`.
 pub(crate) fn add_scaled(out: &mut [f32], weight: f32, row: &[f32]) {
     pulp::Arch::new().dispatch(|| {

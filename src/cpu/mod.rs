@@ -22,8 +22,18 @@
 //! # Ok::<(), gradroute::Error>(())
 //! ```
 
+mod bias;
+mod buffers;
+mod factored;
 mod flush;
+mod formed;
 mod gemm;
+mod linear;
+mod lora;
+mod regions;
+mod signs;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 use crate::Result;
@@ -61,7 +71,9 @@ impl Backend for Cpu {
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        Reference.run_linear(problem, options, inputs, dx, out)
+        let workspace::Workspace { wide, linear: buffers, .. } = &mut self.workspace;
+        linear::run(problem, options, inputs, dx, out, wide, buffers);
+        Ok(())
     }
 
     fn run_conv2d<T: Element>(
@@ -104,6 +116,8 @@ impl Backend for Cpu {
         dx: Option<&mut [T]>,
         out: LoraOutputs<T>,
     ) -> Result<()> {
-        Reference.run_lora(problem, options, inputs, dx, out)
+        let workspace::Workspace { wide, linear, lora, .. } = &mut self.workspace;
+        lora::run(problem, options, inputs, dx, out, (wide, lora, linear));
+        Ok(())
     }
 }

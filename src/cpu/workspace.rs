@@ -21,8 +21,8 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     fn bytes(&self) -> usize {
-        let floats = self.tile.capacity() + self.panel.capacity() + self.projected.capacity();
-        size_of::<f32>() * floats + self.buckets.bytes() + self.hashes.bytes()
+        let floats = bytes([&self.tile, &self.panel, &self.projected]);
+        floats + self.buckets.bytes() + self.hashes.bytes()
     }
 }
 
@@ -70,15 +70,22 @@ impl Grow for Vec<f32> {
     }
 }
 
+/// Bytes that vectors hold.
+pub(crate) fn bytes<'a>(vectors: impl IntoIterator<Item = &'a Vec<f32>>) -> usize {
+    vectors.into_iter().map(|vector| size_of::<f32>() * vector.capacity()).sum()
+}
+
 /// The buffers of a [`super::Cpu`].
 #[derive(Debug, Default)]
 pub(crate) struct Workspace {
-    pub(crate) threads: Threads,
+    pub(crate) wide: super::linear::Wide,
+    pub(crate) linear: super::linear::Buffers,
+    pub(crate) lora: super::lora::Between,
 }
 
 impl Workspace {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.threads.bytes()
+        self.wide.bytes() + self.linear.bytes() + self.lora.bytes()
     }
 }

@@ -35,6 +35,7 @@
 mod backend;
 mod check;
 mod inputs;
+pub mod plan;
 
 pub use backend::Backend;
 pub use inputs::{

@@ -1,0 +1,304 @@
+//! The factored path: what products of a layer's rows give without forming any gradient.
+
+use std::ops::Range;
+
+use faer::MatMut;
+use faer::prelude::ReborrowMut;
+use rayon::prelude::*;
+
+use super::flush;
+use super::gemm::{Write, gemm, par_gemm, view, view_mut};
+use super::regions::{Rect, pieces, route};
+use super::workspace::{Grow, Threads};
+use crate::ops::{LinearInputs, Options};
+use crate::problem::{GradientShape, Rows};
+
+/// Mean rows per product from which one product per run of samples beats gathering their rows.
+const LONG_RUN: usize = 32;
+
+/// Rows and operands of a linear layer, in `f32`.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<'a> {
+    pub(crate) rows: &'a Rows,
+    pub(crate) shape: GradientShape,
+    pub(crate) options: &'a Options<'a>,
+    pub(crate) inputs: LinearInputs<'a, f32>,
+}
+
+/// Rows copied together.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    x: Vec<f32>,
+    dy: Vec<f32>,
+}
+
+impl Gathered {
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<f32>() * (self.x.capacity() + self.dy.capacity())
+    }
+}
+
+/// Consecutive samples of one weight: their rows and the weight. Empty samples join any run.
+fn runs<'a>(
+    rows: &'a Rows,
+    weight: impl Fn(usize) -> f32 + 'a,
+) -> impl Iterator<Item = (Range<usize>, f32)> + 'a {
+    let mut n = 0;
+    std::iter::from_fn(move || {
+        while n < rows.samples() && rows.range(n).is_empty() {
+            n += 1;
+        }
+        if n == rows.samples() {
+            return None;
+        }
+        let (first, run) = (n, weight(n));
+        while n < rows.samples() && (rows.range(n).is_empty() || weight(n) == run) {
+            n += 1;
+        }
+        Some((rows.range(first).start..rows.range(n - 1).end, run))
+    })
+}
+
+impl Operands<'_> {
+    fn x(&self) -> faer::MatRef<'_, f32> {
+        let inputs = self.shape.inputs();
+        view(self.inputs.x, self.rows.total(), inputs, inputs)
+    }
+
+    fn dy(&self) -> faer::MatRef<'_, f32> {
+        let outputs = self.shape.outputs();
+        view(self.inputs.dy, self.rows.total(), outputs, outputs)
+    }
+
+    /// `dw (+)= Σ_n route_n · G_n`: one product per region, or one per run of samples.
+    pub(crate) fn dw(&self, dw: &mut [f32], accumulate: bool, gathered: &mut Gathered) {
+        let (outputs, inputs) = (self.shape.outputs(), self.shape.inputs());
+        let mut dw = view_mut(dw, outputs, inputs, inputs);
+        let whole = Rect::whole(self.shape);
+        for (at, region) in pieces(&whole, self.shape, self.options) {
+            let (height, width) = (at.outputs.len(), at.inputs.len());
+            let out = dw.rb_mut().submatrix_mut(at.outputs.start, at.inputs.start, height, width);
+            let write = if accumulate { Write::Add } else { Write::Replace };
+            self.dw_piece(&at, region, out, write, gathered);
+        }
+    }
+
+    fn dw_piece(
+        &self,
+        at: &Rect,
+        region: usize,
+        mut out: MatMut<f32>,
+        mut write: Write,
+        gathered: &mut Gathered,
+    ) {
+        let weight = |n| route(self.options, n, region);
+        let trained = || runs(self.rows, weight).filter(|(_, weight)| *weight != 0.0);
+        let count = trained().count();
+        let taken: usize = trained().map(|(rows, _)| rows.len()).sum();
+        if count > 1 && taken < count * LONG_RUN {
+            return self.dw_gathered(at, region, taken, out, write, gathered);
+        }
+        let dy = self.dy().subcols(at.outputs.start, at.outputs.len());
+        let x = self.x().subcols(at.inputs.start, at.inputs.len());
+        for (rows, weight) in trained() {
+            let dy = dy.subrows(rows.start, rows.len()).transpose();
+            par_gemm(out.rb_mut(), write, weight, dy, x.subrows(rows.start, rows.len()));
+            write = Write::Add;
+        }
+        if write == Write::Replace {
+            out.fill(0.0);
+        }
+    }
+
+    /// One product of the `taken` rows that train the region, `dY` scaled on the way.
+    fn dw_gathered(
+        &self,
+        at: &Rect,
+        region: usize,
+        taken: usize,
+        out: MatMut<f32>,
+        write: Write,
+        gathered: &mut Gathered,
+    ) {
+        let (outputs, inputs) = (self.shape.outputs(), self.shape.inputs());
+        let (height, width) = (at.outputs.len(), at.inputs.len());
+        let copies_x = taken < self.rows.total();
+        let dy = gathered.dy.grown(taken * height);
+        let x = gathered.x.grown(if copies_x { taken * width } else { 0 });
+        let mut next = 0;
+        for (rows, weight) in runs(self.rows, |n| route(self.options, n, region)) {
+            for r in rows.filter(|_| weight != 0.0) {
+                let from = &self.inputs.dy[r * outputs..][at.outputs.clone()];
+                let to = &mut dy[next * height..(next + 1) * height];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = weight * from);
+                if copies_x {
+                    let from = &self.inputs.x[r * inputs..][at.inputs.clone()];
+                    x[next * width..(next + 1) * width].copy_from_slice(from);
+                }
+                next += 1;
+            }
+        }
+        let all = self.x().subcols(at.inputs.start, width);
+        let x = if copies_x { view(x, taken, width, width) } else { all };
+        par_gemm(out, write, 1.0, view(dy, taken, height, height).transpose(), x);
+    }
+
+    /// `dx = flow_n · dY_n W`; a flow weight of 0 selects.
+    pub(crate) fn dx(&self, weight: &[f32], dx: &mut [f32]) {
+        let inputs = self.shape.inputs();
+        let spans = self.options.routing.map_or(&[][..], |r| r.layer.regions().input_spans());
+        let flow = |n| match spans {
+            [] => 1.0,
+            [(_, region)] => super::regions::flow(self.options, n, *region),
+            _ => 1.0,
+        };
+        let weight = view(weight, self.shape.outputs(), inputs, inputs);
+        let whole = runs(self.rows, flow).count() <= 1;
+        let long = self.rows.total() >= LONG_RUN * runs(self.rows, flow).count();
+        if !(whole || long) {
+            par_gemm(
+                self.rows_of(dx, 0..self.rows.total()),
+                Write::Replace,
+                1.0,
+                self.dy(),
+                weight,
+            );
+            return self.scale_dx(dx);
+        }
+        for (rows, flow) in runs(self.rows, flow) {
+            let dy = self.dy().subrows(rows.start, rows.len());
+            let mut out = self.rows_of(dx, rows);
+            if flow == 0.0 {
+                out.fill(0.0);
+            } else {
+                par_gemm(out, Write::Replace, flow, dy, weight);
+            }
+        }
+        if spans.len() > 1 {
+            self.scale_dx(dx);
+        }
+    }
+
+    fn rows_of<'a>(&self, dx: &'a mut [f32], rows: Range<usize>) -> MatMut<'a, f32> {
+        let inputs = self.shape.inputs();
+        let part = &mut dx[rows.start * inputs..rows.end * inputs];
+        view_mut(part, rows.len(), inputs, inputs)
+    }
+
+    fn scale_dx(&self, dx: &mut [f32]) {
+        let inputs = self.shape.inputs();
+        let Some(routing) = self.options.routing else { return };
+        for n in 0..self.rows.samples() {
+            for (span, region) in routing.layer.regions().input_spans() {
+                let flow = routing.flow(n, *region);
+                if flow == 1.0 {
+                    continue;
+                }
+                for r in self.rows.range(n) {
+                    let row = &mut dx[r * inputs..][span.clone()];
+                    match flow {
+                        0.0 => row.fill(0.0),
+                        _ => row.iter_mut().for_each(|dx| *dx *= flow),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Squared norms by Gram matrices, `[N]`.
+    pub(crate) fn norms(&self, sq_norm: &mut [f32], threads: &mut Threads) {
+        threads.prepare();
+        let threads = &*threads;
+        let scale = f64::from(self.options.sample_scale);
+        let (outputs, inputs) = (self.shape.outputs(), self.shape.inputs());
+        sq_norm.par_iter_mut().enumerate().for_each(|(n, out)| {
+            let rows = self.rows.range(n);
+            let t = rows.len();
+            let squares = if t == 1 {
+                let x = &self.inputs.x[rows.start * inputs..rows.end * inputs];
+                let dy = &self.inputs.dy[rows.start * outputs..rows.end * outputs];
+                flush::square_row(x) * flush::square_row(dy)
+            } else {
+                let scratch = &mut *threads.own();
+                let (gram_x, gram_dy) = scratch.panel.grown(2 * t * t).split_at_mut(t * t);
+                for (gram, of) in [(&mut *gram_x, self.x()), (&mut *gram_dy, self.dy())] {
+                    let of = of.subrows(rows.start, t);
+                    gemm(view_mut(gram, t, t, t), Write::Replace, 1.0, of, of.transpose());
+                }
+                let products = gram_x.iter().zip(&*gram_dy);
+                products.map(|(&x, &dy)| f64::from(x) * f64::from(dy)).sum()
+            };
+            *out = (squares * scale * scale) as f32;
+        });
+    }
+
+    /// Two-sided sketches without the bias column, `[N, k_o · k_i]`: `S_n = (dY_n P_o)ᵀ (X_n P_i)`.
+    pub(crate) fn sketches(
+        &self,
+        signs: super::formed::Signs,
+        sketch: &mut [f32],
+        [left, right]: [&mut Vec<f32>; 2],
+    ) {
+        let (total, scale) = (self.rows.total(), self.options.sample_scale);
+        let (k_o, k_i) = (signs.outputs.ncols(), signs.inputs.ncols());
+        let (left, right) = (left.grown(total * k_o), right.grown(total * k_i));
+        sketch.fill(0.0);
+        let whole = Rect::whole(self.shape);
+        // Unrouted, the whole matrix has one weight; routed, every region has its own.
+        let routed = self.options.sketch_routed;
+        let unrouted = Options { routing: None, ..*self.options };
+        let cut = if routed { self.options } else { &unrouted };
+        for (at, region) in pieces(&whole, self.shape, cut) {
+            let (o, i) = (at.outputs, at.inputs);
+            let dy = self.dy().subcols(o.start, o.len());
+            let p_o = signs.outputs.subrows(o.start, o.len());
+            par_gemm(view_mut(left, total, k_o, k_o), Write::Replace, 1.0, dy, p_o);
+            let x = self.x().subcols(i.start, i.len());
+            let p_i = signs.inputs.subrows(i.start, i.len());
+            par_gemm(view_mut(right, total, k_i, k_i), Write::Replace, 1.0, x, p_i);
+            let (left, right) = (view(left, total, k_o, k_o), view(right, total, k_i, k_i));
+            sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
+                let rows = self.rows.range(n);
+                let weight = if routed { route(self.options, n, region) } else { 1.0 };
+                if weight == 0.0 || rows.is_empty() {
+                    return;
+                }
+                let left = left.subrows(rows.start, rows.len()).transpose();
+                let right = right.subrows(rows.start, rows.len());
+                gemm(view_mut(sketch, k_o, k_i, k_i), Write::Add, scale * weight, left, right);
+            });
+        }
+    }
+
+    /// Each sample's summed `dY`, `[N, O]`.
+    pub(crate) fn bias_sums(&self, sums: &mut [f32]) {
+        let outputs = self.shape.outputs();
+        sums.par_chunks_exact_mut(outputs.max(1)).enumerate().for_each(|(n, sums)| {
+            sums.fill(0.0);
+            for r in self.rows.range(n) {
+                flush::add_scaled(sums, 1.0, &self.inputs.dy[r * outputs..(r + 1) * outputs]);
+            }
+        });
+    }
+}
+
+impl super::formed::Form for Operands<'_> {
+    fn is_empty(&self, n: usize) -> bool {
+        self.rows.range(n).is_empty()
+    }
+
+    fn form(
+        &self,
+        n: usize,
+        at: &Rect,
+        out: MatMut<f32>,
+        write: Write,
+        alpha: f32,
+        _panel: &mut Vec<f32>,
+    ) {
+        let rows = self.rows.range(n);
+        let dy = self.dy().submatrix(rows.start, at.outputs.start, rows.len(), at.outputs.len());
+        let x = self.x().submatrix(rows.start, at.inputs.start, rows.len(), at.inputs.len());
+        gemm(out, write, alpha, dy.transpose(), x);
+    }
+}

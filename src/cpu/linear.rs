@@ -1,0 +1,169 @@
+//! The linear layer: carries out what [`crate::ops::plan`] decided.
+
+use super::bias;
+use super::buffers::{narrow, same_mut, widened, with_total};
+use super::factored::{Gathered, Operands};
+use super::formed::{self, Job, Partials, Signs};
+use super::gemm::{view, view_mut};
+use super::regions::mark_touched;
+use super::signs;
+use super::workspace::{Grow, Threads, bytes};
+use crate::ops::plan::{Norms, Path, Request, Sketching, plan_linear};
+use crate::ops::{LayerOutputs, LinearInputs, Options};
+use crate::problem::{Element, Linear};
+use crate::projection::{Side, SketchKind};
+
+/// Buffers for operands that are not `f32` to begin with.
+#[derive(Debug, Default)]
+pub(crate) struct Wide {
+    pub(crate) x: Vec<f32>,
+    pub(crate) dy: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) dx: Vec<f32>,
+}
+
+impl Wide {
+    pub(crate) fn bytes(&self) -> usize {
+        bytes([&self.x, &self.dy, &self.weight, &self.dx])
+    }
+}
+
+/// Buffers of the layer itself.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    total: Vec<f32>,
+    bias_sums: Vec<f32>,
+    bias: Vec<f32>,
+    signs: [Vec<f32>; 2],
+    projected: [Vec<f32>; 2],
+    gathered: Gathered,
+    pub(crate) partials: Partials,
+    pub(crate) threads: Threads,
+}
+
+impl Buffers {
+    pub(crate) fn bytes(&self) -> usize {
+        let own = bytes([&self.total, &self.bias_sums, &self.bias]);
+        let sketching = bytes(self.signs.iter().chain(&self.projected));
+        own + sketching + self.gathered.bytes() + self.partials.bytes() + self.threads.bytes()
+    }
+}
+
+/// [`crate::ops::Backend::linear`] on checked arguments.
+pub(crate) fn run<T: Element>(
+    problem: &Linear,
+    options: &Options,
+    inputs: LinearInputs<T>,
+    dx: Option<&mut [T]>,
+    out: LayerOutputs<T>,
+    wide: &mut Wide,
+    buffers: &mut Buffers,
+) {
+    let inputs = LinearInputs {
+        x: widened(inputs.x, &mut wide.x),
+        dy: widened(inputs.dy, &mut wide.dy),
+        weight: inputs.weight.map(|weight| widened(weight, &mut wide.weight)),
+    };
+    let Some(dx) = dx else { return backward(problem, options, inputs, None, out, buffers) };
+    if let Some(dx) = same_mut(dx) {
+        return backward(problem, options, inputs, Some(dx), out, buffers);
+    }
+    let total = wide.dx.grown(dx.len());
+    backward(problem, options, inputs, Some(total), out, buffers);
+    narrow(total, dx);
+}
+
+/// The pass itself, on `f32` operands.
+pub(crate) fn backward<T: Element>(
+    problem: &Linear,
+    options: &Options,
+    inputs: LinearInputs<f32>,
+    dx: Option<&mut [f32]>,
+    mut out: LayerOutputs<T>,
+    buffers: &mut Buffers,
+) {
+    let (rows, shape) = (problem.rows(), problem.gradient());
+    let operands = Operands { rows, shape, options, inputs };
+    let request = Request::of(dx.is_some(), &out);
+    if let Some(touched) = &mut out.touched {
+        mark_touched(touched, options, rows.samples(), |n| rows.range(n).is_empty());
+    }
+    if let (Some(dx), Some(weight)) = (dx, inputs.weight) {
+        operands.dx(weight, dx);
+    }
+    records_and_dw(&operands, problem, request, &mut out, buffers);
+    if bias::is_asked(shape, &out) {
+        let sums = buffers.bias_sums.grown(rows.samples() * shape.outputs());
+        operands.bias_sums(sums);
+        bias::finish(shape, options, sums, &mut out, &mut buffers.bias);
+    }
+}
+
+/// `dw`, `sq_norm` and the weight's part of `sketch`, as planned.
+fn records_and_dw<T: Element>(
+    operands: &Operands,
+    problem: &Linear,
+    request: Request,
+    out: &mut LayerOutputs<T>,
+    buffers: &mut Buffers,
+) {
+    let (shape, options) = (operands.shape, operands.options);
+    let kind = options.sketch.map(|sketch| sketch.kind());
+    let plan = plan_linear(problem, request, kind);
+    let Buffers { total, signs, projected, gathered, partials, threads, .. } = buffers;
+    let signs = match (plan.sketch, kind, options.sketch) {
+        (
+            Some(Sketching::ProjectRows | Sketching::ProjectTiles),
+            Some(SketchKind::TwoSided { outputs, inputs }),
+            Some(sketch),
+        ) => {
+            let (key, [left, right]) = (sketch.key(), signs);
+            let left = signs::draw(key, Side::Outputs, shape.outputs(), outputs, left);
+            let right = signs::draw(key, Side::Inputs, shape.inputs(), inputs, right);
+            Some(Signs {
+                outputs: view(left, shape.outputs(), outputs, outputs),
+                inputs: view(right, shape.inputs(), inputs, inputs),
+            })
+        }
+        _ => None,
+    };
+    if let (Some(Sketching::ProjectRows), Some(signs), Some(sketch)) =
+        (plan.sketch, signs, &mut out.sketch)
+    {
+        let [left, right] = projected;
+        operands.sketches(signs, sketch, [left, right]);
+    }
+    if plan.path == Path::Factored {
+        if let (Some(Norms::Gram), Some(sq_norm)) = (plan.norms, &mut out.sq_norm) {
+            operands.norms(sq_norm, threads);
+        }
+        if let Some(dw) = &mut out.dw {
+            with_total(dw, options.accumulate, total, |dw, accumulate| {
+                operands.dw(dw, accumulate, gathered);
+            });
+        }
+        return;
+    }
+    let tiles = matches!(plan.sketch, Some(Sketching::CountTiles | Sketching::ProjectTiles));
+    let job = Job {
+        shape,
+        samples: operands.rows.samples(),
+        options,
+        tile: plan.tile,
+        norms: plan.norms.is_some(),
+        count: plan.sketch == Some(Sketching::CountTiles),
+        signs: signs.filter(|_| plan.sketch == Some(Sketching::ProjectTiles)),
+    };
+    let sq_norm = out.sq_norm.as_deref_mut();
+    let sketch = out.sketch.as_deref_mut().filter(|_| tiles);
+    let Some(dw) = &mut out.dw else {
+        return formed::run(&job, operands, None, sq_norm, sketch, partials, threads);
+    };
+    with_total(dw, options.accumulate, total, |dw, accumulate| {
+        if !accumulate {
+            dw.fill(0.0);
+        }
+        let dw = view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs());
+        formed::run(&job, operands, Some(dw), sq_norm, sketch, partials, threads);
+    });
+}

@@ -1,0 +1,66 @@
+//! LoRA: the two factors as linear layers that share `X` and `dY`.
+
+use super::buffers::{narrow, same_mut, widened};
+use super::gemm::{Write, par_gemm, view, view_mut};
+use super::linear::{Buffers, Wide, backward};
+use super::workspace::{Grow, bytes};
+use crate::ops::{LinearInputs, LoraInputs, LoraOutputs, Options};
+use crate::problem::{Element, Lora};
+
+/// Buffers between the factors, `[R, rank]` each but the last.
+#[derive(Debug, Default)]
+pub(crate) struct Between {
+    /// `X Aᵀ`.
+    hidden: Vec<f32>,
+    /// The gradient that reaches it.
+    d_hidden: Vec<f32>,
+    /// `scale · dY`, `[R, O]`.
+    dy: Vec<f32>,
+    /// `B`, widened.
+    b: Vec<f32>,
+}
+
+impl Between {
+    pub(crate) fn bytes(&self) -> usize {
+        bytes([&self.hidden, &self.d_hidden, &self.dy, &self.b])
+    }
+}
+
+/// [`crate::ops::Backend::lora`] on checked arguments.
+pub(crate) fn run<T: Element>(
+    problem: &Lora,
+    options: [&Options; 2],
+    inputs: LoraInputs<T>,
+    dx: Option<&mut [T]>,
+    out: LoraOutputs<T>,
+    (wide, between, buffers): (&mut Wide, &mut Between, &mut Buffers),
+) {
+    let (total, rank, features) = (problem.rows().total(), problem.rank(), problem.in_features());
+    let x = widened(inputs.x, &mut wide.x);
+    let a = widened(inputs.a, &mut wide.weight);
+    let b = widened(inputs.b, &mut between.b);
+    let dy = match problem.scale() {
+        1.0 => widened(inputs.dy, &mut wide.dy),
+        scale => {
+            let dy = between.dy.grown(inputs.dy.len());
+            dy.iter_mut().zip(inputs.dy).for_each(|(to, from)| *to = scale * from.to_f32());
+            dy
+        }
+    };
+    let hidden = between.hidden.grown(total * rank);
+    let (x_view, a_view) = (view(x, total, features, features), view(a, rank, features, features));
+    par_gemm(view_mut(hidden, total, rank, rank), Write::Replace, 1.0, x_view, a_view.transpose());
+    let d_hidden = between.d_hidden.grown(total * rank);
+    let of_b = LinearInputs { x: hidden, dy, weight: Some(b) };
+    backward(&problem.b(), options[1], of_b, Some(d_hidden), out.b, buffers);
+    let of_a = LinearInputs { x, dy: d_hidden, weight: Some(a) };
+    let Some(dx) = dx else {
+        return backward(&problem.a(), options[0], of_a, None, out.a, buffers);
+    };
+    if let Some(dx) = same_mut(dx) {
+        return backward(&problem.a(), options[0], of_a, Some(dx), out.a, buffers);
+    }
+    let all = wide.dx.grown(dx.len());
+    backward(&problem.a(), options[0], of_a, Some(all), out.a, buffers);
+    narrow(all, dx);
+}

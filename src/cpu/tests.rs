@@ -1,0 +1,286 @@
+//! The backend against the reference, on integers bit for bit, and its workspace.
+
+use super::Cpu;
+use crate::ops::{
+    Backend, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options, ParamGrad, Routing,
+};
+use crate::problem::{Element, Linear, Lora, Rows};
+use crate::projection::{Sketch, SketchKind};
+use crate::reference::Reference;
+use crate::routing::{LayerRouting, Region, RegionMap};
+use half::bf16;
+
+/// Small integers; sums of their products stay exact in `f32`.
+fn integers<T: Element>(len: usize, step: usize) -> Vec<T> {
+    (0..len).map(|at| T::from_f32(((at * step + at / 7) % 5) as f32 - 2.0)).collect()
+}
+
+/// Everything one layer can be asked for.
+#[derive(Clone, Debug, PartialEq)]
+struct Answers<T> {
+    dx: Vec<T>,
+    dw: Vec<f32>,
+    db: Vec<f32>,
+    norms: [Vec<f32>; 2],
+    sketch: Vec<f32>,
+    touched: Vec<bool>,
+}
+
+impl<T: Element> Answers<T> {
+    /// NaN wherever nothing may be left; numbers where results are added.
+    fn before(problem: &Linear, options: &Options) -> Self {
+        let (shape, samples) = (problem.gradient(), problem.rows().samples());
+        let start = if options.accumulate { 3.0 } else { f32::NAN };
+        Self {
+            dx: vec![T::from_f32(f32::NAN); problem.rows().total() * shape.inputs()],
+            dw: vec![start; shape.weights()],
+            db: vec![start; shape.outputs()],
+            norms: [vec![f32::NAN; samples], vec![f32::NAN; samples]],
+            sketch: vec![f32::NAN; samples * options.sketch.map_or(0, |sketch| sketch.len())],
+            touched: vec![false; options.routing.map_or(1, |r| r.layer.regions().len())],
+        }
+    }
+
+    fn outputs(&mut self, options: &Options) -> (&mut [T], LayerOutputs<'_, T>) {
+        let [weights, biases] = &mut self.norms;
+        let out = LayerOutputs {
+            dw: Some(ParamGrad::F32(&mut self.dw)),
+            db: Some(ParamGrad::F32(&mut self.db)),
+            sq_norm: Some(weights),
+            sq_norm_bias: Some(biases),
+            sketch: options.sketch.is_some().then_some(&mut self.sketch[..]),
+            touched: Some(&mut self.touched),
+        };
+        (&mut self.dx, out)
+    }
+}
+
+fn linear<T: Element>(
+    backend: &mut impl Backend,
+    problem: &Linear,
+    options: &Options,
+) -> Answers<T> {
+    let (rows, shape) = (problem.rows().total(), problem.gradient());
+    let (x, dy) = (integers(rows * shape.inputs(), 3), integers(rows * shape.outputs(), 7));
+    let weight = integers(shape.weights(), 11);
+    let mut answers = Answers::before(problem, options);
+    let (dx, out) = answers.outputs(options);
+    let inputs = LinearInputs { x: &x, dy: &dy, weight: Some(&weight) };
+    backend.linear::<T>(problem, options, inputs, Some(dx), out).unwrap();
+    answers
+}
+
+/// Two regions that cut micro-blocks and tiles, four categories, gates.
+fn routing(outputs: usize, inputs: usize) -> LayerRouting {
+    let owned = vec![
+        Region { outputs: outputs / 3..outputs / 2, inputs: 0..inputs },
+        Region { outputs: 0..outputs, inputs: 0..inputs / 4 },
+    ];
+    let owned = owned.into_iter().filter(|r| !r.outputs.is_empty() && !r.inputs.is_empty());
+    let disjoint = RegionMap::new(outputs, inputs, owned.clone().take(1).collect());
+    let map = match RegionMap::new(outputs, inputs, owned.skip(1).collect()) {
+        Ok(map) if outputs % 2 == 0 => map,
+        _ => disjoint.unwrap(),
+    };
+    let route = [1.0, 2.0, 0.0, 0.0, -1.0, 1.0, 0.5, 0.0];
+    let flow = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 2.0];
+    let of =
+        |table: [f32; 8]| table.chunks(2).flat_map(|pair| pair[..map.len()].to_vec()).collect();
+    LayerRouting::new(map.clone(), 4, of(route), of(flow)).unwrap()
+}
+
+fn batches() -> Vec<Rows> {
+    vec![
+        Rows::new([0]).unwrap(),
+        Rows::new([0, 0, 0]).unwrap(),
+        Rows::uniform(7, 1).unwrap(),
+        Rows::new([0, 3, 3, 4, 9, 11]).unwrap(),
+        Rows::new([0, 70, 70, 71, 110]).unwrap(),
+    ]
+}
+
+fn sketches() -> [Option<SketchKind>; 4] {
+    [
+        None,
+        // Sides of powers of four have exact signs, so that integers stay integers.
+        Some(SketchKind::TwoSided { outputs: 4, inputs: 16 }),
+        Some(SketchKind::Count { buckets: 64 }),
+        Some(SketchKind::Count { buckets: 320 }),
+    ]
+}
+
+fn every_option(mut check: impl FnMut(&Linear, &Options)) {
+    for rows in batches() {
+        for (outputs, inputs) in [(0, 3), (3, 0), (1, 1), (2, 9), (13, 20), (40, 33), (150, 130)] {
+            let problem = Linear::new(rows.clone(), inputs, outputs).unwrap().with_bias(true);
+            let layer = routing(outputs, inputs);
+            let samples = rows.samples() as u32;
+            let categories: Vec<u32> = (0..samples).map(|n| (n * n + 1) % 4).collect();
+            let gates: Vec<f32> =
+                (0..samples).map(|n| [1.0, 1.0, 0.0, 2.0][n as usize % 4]).collect();
+            let routing = Routing { layer: &layer, categories: &categories, gates: Some(&gates) };
+            for (at, kind) in sketches().into_iter().enumerate() {
+                for routing in [None, Some(routing)] {
+                    let options = Options {
+                        routing,
+                        sketch: kind.map(|kind| Sketch::new(kind, 5, at as u32).unwrap()),
+                        sketch_routed: outputs % 3 == 1,
+                        accumulate: inputs % 2 == 0,
+                        sample_scale: 2.0,
+                    };
+                    check(&problem, &options);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_match_the_reference_bit_for_bit() {
+    let mut cpu = Cpu::new();
+    every_option(|problem, options| {
+        let expected: Answers<f32> = linear(&mut Reference, problem, options);
+        let given = linear(&mut cpu, problem, options);
+        compare(&given, &expected, problem, options);
+    });
+}
+
+#[test]
+fn half_precision_matches_the_reference_bit_for_bit() {
+    let mut cpu = Cpu::new();
+    for rows in [Rows::uniform(3, 2).unwrap(), Rows::uniform(2, 50).unwrap()] {
+        let problem = Linear::new(rows, 24, 17).unwrap().with_bias(true);
+        let options = Options { sample_scale: 1.0, ..Options::default() };
+        let expected: Answers<bf16> = linear(&mut Reference, &problem, &options);
+        compare(&linear(&mut cpu, &problem, &options), &expected, &problem, &options);
+    }
+}
+
+fn compare<T: Element>(
+    given: &Answers<T>,
+    expected: &Answers<T>,
+    problem: &Linear,
+    options: &Options,
+) {
+    let place = || {
+        let shape = problem.gradient();
+        let routed = options.routing.map(|routing| routing.layer.regions().owned().to_vec());
+        format!(
+            "{:?} {} × {} {:?} {routed:?}",
+            problem.rows().offsets(),
+            shape.outputs(),
+            shape.inputs(),
+            options.sketch
+        )
+    };
+    assert!(given.dx == expected.dx, "dx, {}", place());
+    assert!(given.dw == expected.dw, "dw, {}", place());
+    assert!(given.db == expected.db, "db, {}", place());
+    assert_eq!(given.norms, expected.norms, "{}", place());
+    assert_eq!(given.sketch, expected.sketch, "{}", place());
+    assert_eq!(given.touched, expected.touched, "{}", place());
+}
+
+#[test]
+fn threads_and_workspace_leave_no_trace() {
+    let problem = Linear::new(Rows::uniform(3, 90).unwrap(), 130, 150).unwrap().with_bias(true);
+    for kind in sketches() {
+        let sketch = kind.map(|kind| Sketch::new(kind, 1, 2).unwrap());
+        let options = Options { sketch, ..Options::default() };
+        let (x, dy): (Vec<f32>, Vec<f32>) = (noise(270 * 130, 0.7), noise(270 * 150, 0.3));
+        let weight = noise(130 * 150, 0.9);
+        let inputs = LinearInputs { x: &x, dy: &dy, weight: Some(&weight) };
+        let answer = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut cpu = Cpu::new();
+                let mut held = Vec::new();
+                let mut answers = Answers::before(&problem, &options);
+                for _ in 0..3 {
+                    let (dx, out) = answers.outputs(&options);
+                    cpu.linear(&problem, &options, inputs, Some(dx), out).unwrap();
+                    held.push(cpu.workspace_bytes());
+                }
+                if threads == 1 {
+                    assert!(held[0] > 0 && held.iter().all(|&bytes| bytes == held[0]), "{held:?}");
+                }
+                answers
+            })
+        };
+        let one = answer(1);
+        assert!(one == answer(2) && one == answer(5), "{kind:?}");
+    }
+}
+
+fn noise(len: usize, step: f32) -> Vec<f32> {
+    (0..len).map(|at| (at as f32 * step).sin()).collect()
+}
+
+#[test]
+fn what_is_routed_away_is_not_read() {
+    let rows = Rows::uniform(4, 40).unwrap();
+    let problem = Linear::new(rows, 24, 16).unwrap();
+    let layer = LayerRouting::new(RegionMap::whole(16, 24), 2, vec![0.0, 1.0], vec![0.0, 1.0]);
+    let layer = layer.unwrap();
+    let routing = Routing { layer: &layer, categories: &[0, 1, 0, 1], gates: None };
+    let options = Options { routing: Some(routing), ..Options::default() };
+    let (mut x, mut dy): (Vec<f32>, Vec<f32>) = (integers(160 * 24, 3), integers(160 * 16, 7));
+    let weight = integers(16 * 24, 5);
+    for norms in [false, true] {
+        let mut expected = vec![0.0; 16 * 24];
+        for poisoned in [false, true] {
+            if poisoned {
+                x[..40 * 24].fill(f32::NAN);
+                dy[80 * 16..120 * 16].fill(f32::INFINITY);
+            }
+            let (mut dw, mut dx, mut sq_norm) =
+                (vec![f32::NAN; 384], vec![f32::NAN; 160 * 24], [0.0; 4]);
+            let out = LayerOutputs {
+                dw: Some(ParamGrad::F32(&mut dw)),
+                sq_norm: norms.then_some(&mut sq_norm[..]),
+                ..LayerOutputs::default()
+            };
+            let inputs = LinearInputs { x: &x, dy: &dy, weight: Some(&weight) };
+            Cpu::new().linear(&problem, &options, inputs, Some(&mut dx), out).unwrap();
+            if poisoned {
+                assert_eq!(dw, expected);
+                assert!(dx[80 * 24..120 * 24].iter().all(|&dx| dx == 0.0));
+                assert_eq!(norms, sq_norm[0].is_nan());
+            }
+            expected = dw;
+        }
+        x = integers(160 * 24, 3);
+        dy = integers(160 * 16, 7);
+    }
+}
+
+#[test]
+fn lora_matches_the_reference() {
+    let lora = Lora::new(Rows::new([0, 2, 2, 9, 12]).unwrap(), 24, 16, 4, 2.0).unwrap();
+    let sketch = Some(Sketch::two_sided(4, 1, 1).unwrap());
+    let options = Options { sketch, ..Options::default() };
+    let (x, dy): (Vec<f32>, Vec<f32>) = (integers(12 * 24, 3), integers(12 * 16, 7));
+    let (a, b) = (integers(4 * 24, 11), integers(16 * 4, 13));
+    let inputs = LoraInputs { x: &x, dy: &dy, a: &a, b: &b };
+    let run = |backend: &mut dyn FnMut(&mut [f32], LoraOutputs<f32>)| {
+        let mut of_a: Answers<f32> = Answers::before(&lora.a(), &options);
+        let mut of_b: Answers<f32> = Answers::before(&lora.b(), &options);
+        let (dx, mut a) = of_a.outputs(&options);
+        let (_, mut b) = of_b.outputs(&options);
+        (a.db, a.sq_norm_bias, b.db, b.sq_norm_bias) = (None, None, None, None);
+        backend(dx, LoraOutputs { a, b });
+        (
+            of_a.dx,
+            of_a.dw,
+            of_a.norms[0].clone(),
+            of_a.sketch,
+            of_b.dw,
+            of_b.norms[0].clone(),
+            of_b.sketch,
+        )
+    };
+    let both = [&options, &options];
+    let expected = run(&mut |dx, out| Reference.lora(&lora, both, inputs, Some(dx), out).unwrap());
+    let given = run(&mut |dx, out| Cpu::new().lora(&lora, both, inputs, Some(dx), out).unwrap());
+    assert_eq!(given, expected);
+}

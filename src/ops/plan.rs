@@ -1,0 +1,331 @@
+//! How a linear layer's backward pass will be computed: a pure function of shapes and wishes.
+//!
+//! ```
+//! use gradroute::ops::plan::{Path, Request, plan_linear};
+//! use gradroute::problem::{Linear, Rows};
+//! use gradroute::projection::Sketch;
+//!
+//! let many = Linear::new(Rows::uniform(8, 1024)?, 320, 320)?;
+//! let count = Sketch::count(256, 0, 0)?;
+//! let plan = plan_linear(&many, Request::everything(), Some(count.kind()));
+//! assert_eq!(plan.path, Path::Formed);
+//! println!("{plan}");
+//! # Ok::<(), gradroute::Error>(())
+//! ```
+
+use std::fmt;
+
+use super::LayerOutputs;
+use crate::problem::{GradientShape, Linear, Rows};
+use crate::projection::SketchKind;
+
+/// Which outputs are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// The input's gradient.
+    pub dx: bool,
+    /// The weight's gradient.
+    pub dw: bool,
+    /// The bias' gradient.
+    pub db: bool,
+    /// Squared norms of the weight gradients.
+    pub norms: bool,
+    /// Sketches.
+    pub sketch: bool,
+}
+
+impl Request {
+    /// Every output.
+    pub fn everything() -> Self {
+        Self { dx: true, dw: true, db: true, norms: true, sketch: true }
+    }
+
+    /// What a call with these outputs asks for.
+    pub fn of<T>(dx: bool, out: &LayerOutputs<T>) -> Self {
+        Self {
+            dx,
+            dw: out.dw.is_some(),
+            db: out.db.is_some(),
+            norms: out.sq_norm.is_some(),
+            sketch: out.sketch.is_some(),
+        }
+    }
+}
+
+/// Whether per-sample gradients come into being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Tile by tile, in cache-resident scratch.
+    Formed,
+    /// Never: products of the rows themselves give everything.
+    Factored,
+}
+
+/// Where squared norms come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Norms {
+    /// Squares of the formed tiles.
+    Tiles,
+    /// `Σ_{t,t'} (x_t · x_t')(dy_t · dy_t')`; for one row `‖x‖² ‖dy‖²`.
+    Gram,
+}
+
+/// Where sketches come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sketching {
+    /// Count sketch of the formed tiles.
+    CountTiles,
+    /// `P_oᵀ · tile · P_i` of the formed tiles.
+    ProjectTiles,
+    /// `(dY P_o)ᵀ (X P_i)`.
+    ProjectRows,
+}
+
+/// How a call is computed; `Display` puts it into words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Whether gradients are formed.
+    pub path: Path,
+    /// Where the norms come from, when asked for.
+    pub norms: Option<Norms>,
+    /// Where the sketches come from, when asked for.
+    pub sketch: Option<Sketching>,
+    /// Extents of a formed tile.
+    pub tile: [usize; 2],
+    /// Estimated time of the records over that of the plain `dX` and `dW`.
+    pub extra: f64,
+    /// Bytes of workspace for `f32` inputs, besides what the GEMM library keeps per thread.
+    pub workspace_bytes: usize,
+    /// Mean rows per sample.
+    pub rows: f64,
+}
+
+/// Rows per sample up to which a count sketch costs about as much as the outer products.
+const FEW_ROWS: f64 = 16.0;
+
+impl Plan {
+    /// Why this path.
+    pub fn reason(&self) -> &'static str {
+        match (self.path, self.sketch, self.norms) {
+            (Path::Formed, Some(Sketching::CountTiles), _) => {
+                "a count sketch needs every element of the gradient"
+            }
+            (Path::Formed, ..) => {
+                "with this many rows per sample a pass over the formed tiles costs less than \
+                 products of rows"
+            }
+            (Path::Factored, None, None) => "nothing is recorded, so dW is one product",
+            (Path::Factored, ..) => {
+                "with this few rows per sample products of rows cost less than forming gradients"
+            }
+        }
+    }
+
+    /// What the caller should know.
+    pub fn notes(&self) -> Vec<&'static str> {
+        let mut notes = Vec::new();
+        if self.sketch == Some(Sketching::CountTiles) && self.rows <= FEW_ROWS {
+            notes.push(
+                "a count sketch of few rows costs as much as forming their outer products; the \
+                 two-sided sketch has a factored form and is the default here",
+            );
+        }
+        notes
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self.path {
+            Path::Formed => format!("formed in tiles of {} × {}", self.tile[0], self.tile[1]),
+            Path::Factored => "factored".into(),
+        };
+        write!(f, "{path}: {}", self.reason())?;
+        match self.norms {
+            Some(Norms::Tiles) => write!(f, "; norms from the tiles")?,
+            Some(Norms::Gram) => write!(f, "; norms from Gram matrices")?,
+            None => {}
+        }
+        match self.sketch {
+            Some(Sketching::CountTiles) => write!(f, "; count sketch of the tiles")?,
+            Some(Sketching::ProjectTiles) => write!(f, "; two-sided sketch of the tiles")?,
+            Some(Sketching::ProjectRows) => write!(f, "; two-sided sketch of the rows")?,
+            None => {}
+        }
+        write!(f, "; about {:.0} % over the plain pass", 100.0 * self.extra)?;
+        write!(f, ", {} KiB of workspace", self.workspace_bytes.div_ceil(1024))?;
+        self.notes().iter().try_for_each(|note| write!(f, "\nnote: {note}"))
+    }
+}
+
+/// Costs in multiply-adds of a large matrix product, as measured on an AVX2 core.
+mod cost {
+    /// Writing an element of a formed tile, reading it, adding it to `dw`.
+    pub(super) const TILE: f64 = 6.0;
+    /// Squaring it as well.
+    pub(super) const SQUARE: f64 = 1.0;
+    /// Count-sketching it.
+    pub(super) const COUNT: f64 = 6.0;
+    /// A multiply-add of a product as narrow as a two-sided sketch.
+    pub(super) const NARROW: f64 = 2.0;
+}
+
+/// Plans a linear layer's backward pass; `kind` is the projection asked for, if any.
+pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>) -> Plan {
+    let (rows, shape) = (problem.rows(), problem.gradient());
+    let kind = kind.filter(|_| request.sketch);
+    let outer = shape.weights() as f64;
+    let total = rows.total() as f64;
+    let filled = (0..rows.samples()).filter(|&n| !rows.range(n).is_empty()).count() as f64;
+    let sides = (shape.inputs() + shape.outputs()) as f64;
+
+    // What the records cost on either path, beyond a plain dW.
+    let square_rows: f64 = (0..rows.samples()).map(|n| (rows.range(n).len() as f64).powi(2)).sum();
+    let gram = if request.norms { square_rows * sides } else { 0.0 };
+    let (by_rows, by_tiles) = match kind {
+        Some(SketchKind::TwoSided { outputs, inputs }) => {
+            let (o, i) = (shape.outputs() as f64, shape.inputs() as f64);
+            let (k_o, k_i) = (outputs as f64, inputs as f64);
+            let rows = total * (o * k_o + i * k_i) * cost::NARROW + total * k_o * k_i;
+            (rows, filled * (outer + o * k_o) * k_i * cost::NARROW)
+        }
+        _ => (0.0, 0.0),
+    };
+    let factored = gram + by_rows;
+    let mut forming = filled * outer * cost::TILE;
+    if request.norms {
+        forming += filled * outer * cost::SQUARE;
+    }
+    if !request.dw {
+        forming += total * outer;
+    }
+    let counted = matches!(kind, Some(SketchKind::Count { .. }));
+    let formed = forming + by_rows.min(by_tiles);
+    let records = request.norms || kind.is_some();
+
+    let plain = total * outer * f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
+    let (path, extra) = if counted {
+        (Path::Formed, forming + filled * outer * cost::COUNT)
+    } else if records && formed < factored {
+        (Path::Formed, formed)
+    } else {
+        (Path::Factored, factored)
+    };
+    let plan = Plan {
+        path,
+        norms: request.norms.then_some(match path {
+            Path::Formed => Norms::Tiles,
+            Path::Factored => Norms::Gram,
+        }),
+        sketch: kind.map(|_| match path {
+            _ if counted => Sketching::CountTiles,
+            Path::Formed if by_tiles < by_rows => Sketching::ProjectTiles,
+            _ => Sketching::ProjectRows,
+        }),
+        tile: tile_extents(shape),
+        extra: if plain > 0.0 { extra / plain } else { 0.0 },
+        workspace_bytes: 0,
+        rows: if filled > 0.0 { total / filled } else { 0.0 },
+    };
+    Plan { workspace_bytes: workspace(rows, shape, &plan, request, kind), ..plan }
+}
+
+/// Extents of a tile for a matrix: a few hundred kilobytes at most, so that it stays in a core's
+/// second-level cache between being formed and being dropped, and at least four tiles where the
+/// matrix is worth sharing between threads.
+pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
+    let fit = |extent: usize, most: usize| {
+        let parts = extent.div_ceil(most).max(1);
+        extent.div_ceil(parts).next_multiple_of(8).max(8)
+    };
+    let inputs = fit(shape.inputs(), 384);
+    let outputs = fit(shape.outputs(), (49152 / inputs).max(64));
+    if shape.weights() > 1 << 14 && outputs >= shape.outputs() && inputs >= shape.inputs() {
+        return [fit(shape.outputs(), shape.outputs().div_ceil(4)), inputs];
+    }
+    [outputs, inputs]
+}
+
+/// An estimate of the bytes of [`Plan::workspace_bytes`].
+fn workspace(
+    rows: &Rows,
+    shape: GradientShape,
+    plan: &Plan,
+    request: Request,
+    kind: Option<SketchKind>,
+) -> usize {
+    let mut floats = 0;
+    if shape.bias() {
+        floats += rows.samples() * shape.outputs();
+    }
+    if let Some(SketchKind::TwoSided { outputs, inputs }) = kind {
+        floats += shape.outputs() * outputs + shape.columns() * inputs;
+        if plan.sketch == Some(Sketching::ProjectRows) {
+            floats += rows.total() * (outputs + inputs);
+        }
+    }
+    match plan.path {
+        Path::Formed => floats += plan.tile[0] * plan.tile[1],
+        Path::Factored if request.norms => floats += 2 * rows.longest() * rows.longest(),
+        Path::Factored => {}
+    }
+    4 * floats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO_SIDED: Option<SketchKind> = Some(SketchKind::TwoSided { outputs: 16, inputs: 16 });
+    const COUNT: Option<SketchKind> = Some(SketchKind::Count { buckets: 256 });
+
+    fn layer(rows: usize) -> Linear {
+        Linear::new(Rows::uniform(8, rows).unwrap(), 320, 640).unwrap()
+    }
+
+    #[test]
+    fn many_rows_are_formed_and_few_are_factored() {
+        let plan = |rows| plan_linear(&layer(rows), Request::everything(), TWO_SIDED);
+        assert_eq!(plan(1).path, Path::Factored);
+        assert_eq!(plan(1024).path, Path::Formed);
+        assert_eq!(plan(1024).sketch, Some(Sketching::ProjectTiles));
+        assert_eq!(plan(64).sketch, Some(Sketching::ProjectRows));
+        assert!(plan(1024).extra < plan(64).extra);
+        assert!(plan(64).extra < 0.2, "{}", plan(64));
+    }
+
+    #[test]
+    fn a_count_sketch_of_few_rows_says_what_it_costs() {
+        let request = Request::everything();
+        let text = plan_linear(&layer(1), request, COUNT).to_string();
+        assert!(text.contains("as much as forming their outer products"), "{text}");
+        assert!(text.contains("default here"), "{text}");
+        assert!(plan_linear(&layer(1), request, COUNT).extra > 1.0);
+        for quiet in
+            [plan_linear(&layer(256), request, COUNT), plan_linear(&layer(1), request, TWO_SIDED)]
+        {
+            assert!(quiet.notes().is_empty(), "{quiet}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_planned() {
+        let only = |request| plan_linear(&layer(4096), request, TWO_SIDED);
+        let plain = only(Request { dw: true, ..Request::default() });
+        assert_eq!((plain.path, plain.norms, plain.sketch), (Path::Factored, None, None));
+        assert_eq!(plain.extra, 0.0);
+        let sketch = only(Request { sketch: true, ..Request::default() });
+        assert_eq!(sketch.norms, None);
+        // Without a dW to share them with, forming gradients just to project them is dear.
+        assert_eq!(sketch.path, Path::Factored);
+    }
+
+    #[test]
+    fn nothing_is_not_a_number() {
+        let empty = Linear::new(Rows::new([0]).unwrap(), 0, 0).unwrap();
+        let plan = plan_linear(&empty, Request::everything(), COUNT);
+        assert!(plan.extra == 0.0 && plan.rows == 0.0);
+        let none = Linear::new(Rows::new([0, 0, 0]).unwrap(), 3, 0).unwrap();
+        assert!(!plan_linear(&none, Request::everything(), TWO_SIDED).to_string().contains("NaN"));
+    }
+}
