@@ -79,7 +79,7 @@ fn routing(outputs: usize, inputs: usize) -> LayerRouting {
     let owned = owned.into_iter().filter(|r| !r.outputs.is_empty() && !r.inputs.is_empty());
     let disjoint = RegionMap::new(outputs, inputs, owned.clone().take(1).collect());
     let map = match RegionMap::new(outputs, inputs, owned.skip(1).collect()) {
-        Ok(map) if outputs % 2 == 0 => map,
+        Ok(map) if outputs.is_multiple_of(2) => map,
         _ => disjoint.unwrap(),
     };
     let route = [1.0, 2.0, 0.0, 0.0, -1.0, 1.0, 0.5, 0.0];
@@ -125,7 +125,7 @@ fn every_option(mut check: impl FnMut(&Linear, &Options)) {
                         routing,
                         sketch: kind.map(|kind| Sketch::new(kind, 5, at as u32).unwrap()),
                         sketch_routed: outputs % 3 == 1,
-                        accumulate: inputs % 2 == 0,
+                        accumulate: inputs.is_multiple_of(2),
                         sample_scale: 2.0,
                     };
                     check(&problem, &options);
