@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::depth::{self, Depth};
-use super::policy::{Block, OwnedRegion, Policy, PolicyHash, error};
+use super::policy::{Block, OwnedRegion, Policy, error};
 use super::territory::{self, Territory};
-use super::{Categories, LayerRouting, LayerSpec, ModelLayout, RegionMap};
+use super::{Categories, LayerRouting, LayerSpec, ModelLayout, PolicyHash, RegionMap};
 use crate::Result;
 
 /// A [`Policy`] compiled for a [`ModelLayout`] and its [`Categories`]: a [`LayerRouting`] per

@@ -58,6 +58,7 @@ mod category;
 mod compile;
 mod depth;
 mod file;
+mod hash;
 mod layer;
 mod layout;
 mod pattern;
@@ -67,10 +68,9 @@ mod territory;
 
 pub use category::{Categories, CategoryPath};
 pub use compile::CompiledPolicy;
+pub use hash::PolicyHash;
 pub use layer::{LayerRouting, Region, RegionMap, Tile};
 pub use layout::{LayerKind, LayerSpec, ModelLayout};
 pub use pattern::{Features, LayerGlob};
-pub use policy::{
-    Block, DepthProfile, OwnedRegion, Policy, PolicyHash, RegionPart, SwitchRule, Weights,
-};
+pub use policy::{Block, DepthProfile, OwnedRegion, Policy, RegionPart, SwitchRule, Weights};
 pub use switches::Switches;
