@@ -1,0 +1,112 @@
+//! What all routed modules share: building, registering, calling.
+
+use candle_core::{Result, Tensor};
+
+use super::op::{Handle, apply};
+use super::parameters::{Init, Scope};
+use super::problem::Problem;
+use super::recorder::refused;
+use crate::Error;
+use crate::routing::LayerSpec;
+
+/// Weight and bias of a module and its place in the recorder.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    handle: Handle,
+}
+
+impl Layer {
+    /// A new layer, its parameters made by `weight` and `bias`.
+    pub fn create(
+        scope: &Scope,
+        spec: LayerSpec,
+        shape: &[usize],
+        weight: Init,
+        bias: Init,
+    ) -> Result<Self> {
+        let outputs = spec.outputs;
+        let with_bias = spec.bias;
+        let weight = scope.create("weight", shape, weight)?;
+        let bias = with_bias.then(|| scope.create("bias", outputs, bias)).transpose()?;
+        Self::register(scope, spec, weight, bias)
+    }
+
+    /// A layer of tensors given by the caller, already checked for their shapes.
+    pub fn adopt(
+        scope: &Scope,
+        spec: LayerSpec,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Self> {
+        if let Some(bias) = bias {
+            expect_shape("bias", bias, &[spec.outputs])?;
+            if bias.is_variable() != weight.is_variable() {
+                let reason = "weight and bias are both variables or both frozen";
+                return Err(refused(format!("layer {}", spec.path), reason).into());
+            }
+            scope.adopt("bias", bias)?;
+        }
+        scope.adopt("weight", weight)?;
+        Self::register(scope, spec, weight.clone(), bias.cloned())
+    }
+
+    fn register(
+        scope: &Scope,
+        mut spec: LayerSpec,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Self> {
+        spec.reads = scope.sources().to_vec();
+        let (recorder, path) = (scope.recorder().clone(), spec.path.clone());
+        // A frozen layer has nothing to route or record.
+        let index = match weight.is_variable() {
+            true => Some(recorder.register(spec, &weight, bias.as_ref())?),
+            false => None,
+        };
+        Ok(Self { weight, bias, handle: Handle { recorder, path, index } })
+    }
+
+    /// Path of the layer.
+    pub fn path(&self) -> &str {
+        &self.handle.path
+    }
+
+    /// Refuses an input whose format is not the weight's, or whose shape does not fit.
+    pub fn check_input(&self, x: &Tensor, fits: bool, expected: &str) -> Result<()> {
+        let argument = || format!("input of {}", self.path());
+        if !fits || x.rank() < 2 {
+            return Err(Error::argument(argument(), expected, format!("{:?}", x.shape())).into());
+        }
+        if x.dtype() != self.weight.dtype() {
+            let (expected, given) = (self.weight.dtype(), x.dtype());
+            let expected = format!("{expected:?}, the weight's format");
+            return Err(Error::argument(argument(), expected, format!("{given:?}")).into());
+        }
+        Ok(())
+    }
+
+    /// One call. `value` computes the output from detached operands: `x`, weight, bias.
+    pub fn call(
+        &self,
+        problem: Problem,
+        x: Option<&Tensor>,
+        value: impl FnOnce(Option<&Tensor>, &Tensor, Option<&Tensor>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let op = self.handle.call(problem)?;
+        let x = x.map(Tensor::contiguous).transpose()?;
+        let (detached, bias) = (x.as_ref().map(Tensor::detach), self.bias.as_ref());
+        let output =
+            value(detached.as_ref(), &self.weight.detach(), bias.map(Tensor::detach).as_ref())?;
+        apply(op, x.as_ref(), &self.weight, bias, &output)
+    }
+}
+
+/// Checks a tensor's shape.
+pub(super) fn expect_shape(argument: &str, tensor: &Tensor, dims: &[usize]) -> Result<()> {
+    if tensor.dims() == dims {
+        return Ok(());
+    }
+    Err(Error::argument(argument, format!("{dims:?}"), format!("{:?}", tensor.dims())).into())
+}

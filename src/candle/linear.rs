@@ -1,0 +1,119 @@
+//! Routed linear layer and low-rank adapter.
+
+use candle_core::{Module, Result, Tensor};
+
+use super::layers::{Layer, expect_shape};
+use super::parameters::{Init, Scope};
+use super::problem::Problem;
+use crate::Error;
+use crate::problem::{Linear, Rows};
+use crate::routing::LayerSpec;
+
+/// `Y = X Wᵀ + b` over the last dimension: `X [N, …, in]`, `Y [N, …, out]`. A sample is the
+/// first dimension; those between are its rows.
+#[derive(Clone, Debug)]
+pub struct RoutedLinear(Layer);
+
+impl RoutedLinear {
+    /// A new layer; weight and bias start uniform in `±1/√in`, as PyTorch's do.
+    ///
+    /// # Errors
+    /// When the scope's path is taken, or [`super::Recorder`] is in use already.
+    pub fn new(in_features: usize, out_features: usize, bias: bool, scope: &Scope) -> Result<Self> {
+        let init = Init::Uniform { bound: 1.0 / (in_features.max(1) as f32).sqrt() };
+        let spec = LayerSpec::linear(scope.path(), in_features, out_features, bias);
+        Ok(Self(Layer::create(scope, spec, &[out_features, in_features], init, init)?))
+    }
+
+    /// Of given tensors `weight [out, in]`, `bias [out]`: variables are trained, plain tensors
+    /// stay frozen.
+    ///
+    /// # Errors
+    /// As [`RoutedLinear::new`], and for shapes that do not fit.
+    pub fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, scope: &Scope) -> Result<Self> {
+        let (out_features, in_features) = weight.dims2()?;
+        let spec = LayerSpec::linear(scope.path(), in_features, out_features, bias.is_some());
+        Ok(Self(Layer::adopt(scope, spec, weight, bias)?))
+    }
+
+    /// `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.0.weight
+    }
+
+    /// `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.0.bias.as_ref()
+    }
+
+    /// Path of the layer.
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+}
+
+impl Module for RoutedLinear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (out, input) = self.0.weight.dims2()?;
+        let fits = x.dims().last() == Some(&input);
+        self.0.check_input(x, fits, &format!("[N, …, {input}]"))?;
+        let samples = x.dim(0)?;
+        let rows = x.dims()[1..x.rank() - 1].iter().product();
+        let problem = Linear::new(Rows::uniform(samples, rows)?, input, out)?
+            .with_bias(self.0.bias.is_some());
+        let mut dims = x.dims().to_vec();
+        dims[x.rank() - 1] = out;
+        self.0.call(Problem::Linear(problem), Some(x), |x, weight, bias| {
+            let x = x.expect("given").reshape((samples * rows, input))?;
+            let y = x.matmul(&weight.t()?)?;
+            let y = match bias {
+                Some(bias) => y.broadcast_add(bias)?,
+                None => y,
+            };
+            y.reshape(dims)
+        })
+    }
+}
+
+/// A linear layer with a low-rank adapter (Hu et al. 2022): `Y = base(X) + scale · (X Aᵀ) Bᵀ`.
+/// The factors are layers of their own, `path.lora_a` and `path.lora_b`; the base stays as it
+/// is, frozen when it was made from plain tensors.
+#[derive(Clone, Debug)]
+pub struct RoutedLora {
+    base: RoutedLinear,
+    a: RoutedLinear,
+    b: RoutedLinear,
+    scale: f64,
+}
+
+impl RoutedLora {
+    /// Wraps `base`; `A` starts uniform as a linear layer does, `B` at 0, `scale` is
+    /// `alpha / rank`.
+    ///
+    /// # Errors
+    /// As [`RoutedLinear::new`]; for a rank of 0 or an `alpha` that is not finite.
+    pub fn new(base: RoutedLinear, rank: usize, alpha: f64, scope: &Scope) -> Result<Self> {
+        if rank == 0 || !alpha.is_finite() {
+            let expected = "a rank of at least 1 and a finite alpha";
+            return Err(Error::argument("rank", expected, format!("{rank}, {alpha}")).into());
+        }
+        let (out, input) = base.weight().dims2()?;
+        let a = RoutedLinear::new(input, rank, false, &scope.at("lora_a"))?;
+        let b_scope = scope.at("lora_b").reads(a.path()).zeros();
+        let b = RoutedLinear::new(rank, out, false, &b_scope)?;
+        expect_shape("lora_b", b.weight(), &[out, rank])?;
+        Ok(Self { base, a, b, scale: alpha / rank as f64 })
+    }
+
+    /// The wrapped layer.
+    pub fn base(&self) -> &RoutedLinear {
+        &self.base
+    }
+}
+
+impl Module for RoutedLora {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let branch = self.b.forward(&self.a.forward(x)?)?;
+        self.base.forward(x)? + (branch * self.scale)?
+    }
+}

@@ -1,0 +1,295 @@
+//! The custom op behind every routed layer: forward through candle, backward through
+//! [`crate::ops`], records into the recorder.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::problem::{Problem, Slices};
+use super::recorder::{Phase, Recorder, State, refused};
+use super::slot::Gradients;
+use super::tensors::{Number, by_dtype, slice};
+use crate::Error;
+use crate::ops::{LayerOutputs, Options, Routing};
+
+/// A layer's parameters and its place in the recorder; a frozen layer has none.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    pub recorder: Recorder,
+    pub path: String,
+    pub index: Option<usize>,
+}
+
+impl Handle {
+    /// Announces a call in the forward pass. The result belongs to the open step or probe, or
+    /// to none, and then it has no backward.
+    pub fn call(&self, problem: Problem) -> crate::Result<LayerOp> {
+        let mut state = self.recorder.lock();
+        if let Some(expected) = state.samples() {
+            let given = problem.samples();
+            if given != expected {
+                let argument = format!("first dimension of the input of {}", self.path);
+                let expected = format!("{expected}, the samples of the batch");
+                return Err(Error::argument(argument, expected, given));
+            }
+            if let Some(index) = self.index {
+                state.layers[index].slot.calls += 1;
+            }
+        }
+        let serial = if matches!(state.phase, Phase::Idle) { 0 } else { state.serial };
+        Ok(LayerOp { handle: self.clone(), problem, serial, used: AtomicBool::new(false) })
+    }
+}
+
+/// One call of a layer.
+#[derive(Debug)]
+pub(super) struct LayerOp {
+    handle: Handle,
+    problem: Problem,
+    /// The step it belongs to; 0 for none.
+    serial: u64,
+    /// Whether its gradient has arrived.
+    used: AtomicBool,
+}
+
+/// Gradients of `x`, the weight and the bias.
+type Grads = [Option<Tensor>; 3];
+
+impl LayerOp {
+    fn backward(
+        &self,
+        x: Option<&Tensor>,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Result<Grads> {
+        let dy = dy.contiguous()?;
+        by_dtype!(dy.dtype(), T => self.run::<T>(x, weight, bias, &dy))
+    }
+
+    fn run<T: Number>(
+        &self,
+        x: Option<&Tensor>,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Result<Grads> {
+        let mut guard = self.handle.recorder.lock();
+        let trains = self.handle.index.is_some() && !matches!(guard.phase, Phase::Probe(_));
+        let zeros = |tensor: &Tensor| vec![T::from_f32(0.0); tensor.elem_count()];
+        let mut dx = x.filter(|x| x.track_op()).map(zeros);
+        let mut dw = Some(weight).filter(|w| trains && w.track_op()).map(zeros);
+        let mut db = bias.filter(|b| trains && b.track_op()).map(zeros);
+        {
+            let xs = x.map(|x| x.storage_and_layout());
+            let (ws, wl) = weight.storage_and_layout();
+            let (dys, dyl) = dy.storage_and_layout();
+            let x = match &xs {
+                Some((xs, xl)) => slice::<T>(xs, xl)?,
+                None => &[],
+            };
+            let slices =
+                Slices { x, dy: slice::<T>(&dys, dyl)?, weight: Some(slice::<T>(&ws, wl)?) };
+            let gradients = Gradients { dw: dw.as_deref_mut(), db: db.as_deref_mut() };
+            match self.handle.index {
+                None => self.problem.backward(
+                    &mut guard.backend,
+                    &Options::default(),
+                    slices,
+                    dx.as_deref_mut(),
+                    LayerOutputs::default(),
+                )?,
+                Some(index) => {
+                    self.record(&mut guard, index, slices, dx.as_deref_mut(), gradients)?;
+                }
+            }
+        }
+        if let Some(index) = self.handle.index {
+            let slot = &mut guard.layers[index].slot;
+            if slot.calls > 1 {
+                slot.stash(&self.problem, x.unwrap_or(dy), dy);
+            }
+        }
+        let tensor = |values: Option<Vec<T>>, like: Option<&Tensor>| {
+            values
+                .zip(like)
+                .map(|(values, like)| Tensor::from_vec(values, like.shape(), like.device()))
+                .transpose()
+        };
+        Ok([tensor(dx, x)?, tensor(dw, Some(weight))?, tensor(db, bias)?])
+    }
+
+    /// The backward pass of a registered layer, into the recorder.
+    fn record<T: Number>(
+        &self,
+        state: &mut State,
+        index: usize,
+        slices: Slices<T>,
+        dx: Option<&mut [T]>,
+        gradients: Gradients<T>,
+    ) -> crate::Result<()> {
+        self.check(state, index)?;
+        let State { backend, layers, governance, phase, .. } = state;
+        let layer = &mut layers[index];
+        let (batch, probes) = match phase {
+            Phase::Step(batch) => (batch, false),
+            Phase::Probe(batch) => (batch, true),
+            Phase::Idle => unreachable!("checked above"),
+        };
+        let routing = governance
+            .as_ref()
+            .filter(|_| !probes)
+            .and_then(|governance| governance.routing(index));
+        let options = Options {
+            routing: routing.map(|routing| Routing {
+                layer: routing,
+                categories: &batch.categories,
+                gates: batch.gates.as_deref(),
+            }),
+            sketch: layer.sketch,
+            sketch_routed: routing.is_some(),
+            accumulate: false,
+            sample_scale: batch.sample_scale,
+        };
+        let regions = routing.map_or(1, |routing| routing.regions().len());
+        let length = layer.sketch.map(|sketch| sketch.len());
+        let out = layer.slot.outputs(&self.problem, gradients, regions, length);
+        self.problem.backward(backend, &options, slices, dx, out)?;
+        layer.slot.add();
+        Ok(())
+    }
+
+    fn check(&self, state: &State, index: usize) -> crate::Result<()> {
+        let what = || format!("backward of layer {}", self.handle.path);
+        if matches!(state.phase, Phase::Idle) {
+            return Err(refused(
+                what(),
+                "no step is open; call begin_step before the forward pass",
+            ));
+        }
+        if self.serial != state.serial {
+            let reason = "its forward pass ran outside this step; call begin_step first";
+            return Err(refused(what(), reason));
+        }
+        if self.used.swap(true, Ordering::Relaxed) {
+            let reason = "it ran already in this step, and a second gradient cannot be added to \
+                          exact norms; sum the losses and call backward once";
+            return Err(refused(what(), reason));
+        }
+        let slot = &state.layers[index].slot;
+        if slot.done > 0 && slot.calls > 1 && slot.stashed() < slot.done {
+            let reason = "the layer was called again after its backward in the same step; \
+                          finish the step between micro-batches";
+            return Err(refused(what(), reason));
+        }
+        Ok(())
+    }
+}
+
+/// The forward value, computed beforehand and handed to candle with its backward.
+struct WithValue(LayerOp, Mutex<Option<CpuStorage>>, Shape);
+
+impl WithValue {
+    fn new(op: LayerOp, value: &Tensor) -> Result<Self> {
+        let value = value.contiguous()?;
+        let (storage, layout) = value.storage_and_layout();
+        let storage = by_dtype!(value.dtype(), T => {
+            Ok::<_, candle_core::Error>(<T as candle_core::WithDType>::to_cpu_storage(slice::<T>(&storage, layout)?))
+        })?;
+        Ok(Self(op, Mutex::new(Some(storage)), value.shape().clone()))
+    }
+
+    fn take(&self) -> Result<(CpuStorage, Shape)> {
+        let value = self.1.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok((value.expect("the forward pass runs once"), self.2.clone()))
+    }
+}
+
+/// Applies a layer: `value` is its output, computed from detached operands.
+pub(super) fn apply(
+    op: LayerOp,
+    x: Option<&Tensor>,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    value: &Tensor,
+) -> Result<Tensor> {
+    let op = WithValue::new(op, value)?;
+    match (x, bias) {
+        (None, _) => weight.apply_op1(op),
+        (Some(x), None) => x.apply_op2(weight, op),
+        (Some(x), Some(bias)) => x.apply_op3(weight, bias, op),
+    }
+}
+
+impl CustomOp1 for WithValue {
+    fn name(&self) -> &'static str {
+        "routed-embedding"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(&self, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let [_, dw, _] = self.0.backward(None, weight, None, dy)?;
+        Ok(dw)
+    }
+}
+
+impl CustomOp2 for WithValue {
+    fn name(&self) -> &'static str {
+        "routed-layer"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, _] = self.0.backward(Some(x), weight, None, dy)?;
+        Ok((dx, dw))
+    }
+}
+
+impl CustomOp3 for WithValue {
+    fn name(&self) -> &'static str {
+        "routed-layer"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.take()
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, db] = self.0.backward(Some(x), weight, Some(bias), dy)?;
+        Ok((dx, dw, db))
+    }
+}
