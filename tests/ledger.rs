@@ -18,6 +18,7 @@ use gradroute::provenance::StepRecord;
 use gradroute::provenance::ledger::{
     BlockInfo, Events, LayerInfo, Ledger, LedgerReader, RunInfo, SampleInfo,
 };
+use gradroute::routing::{Categories, LayerSpec, ModelLayout, Policy};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 const SAMPLES: u64 = 12;
@@ -271,9 +272,79 @@ fn other_directories_are_left_alone() {
 }
 
 #[test]
+fn an_interrupted_creation_begins_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ledger.lock", "run.json", "samples.parquet.tmp"] {
+        fs::write(dir.path().join(name), "half").unwrap();
+    }
+    let mut ledger = Ledger::create(dir.path(), info()).unwrap();
+    write(&mut ledger, 0, 1, 1);
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    reader.verify().unwrap();
+    assert_eq!(files(dir.path()), expected_files(&reader));
+}
+
+#[test]
+fn a_refused_commit_can_be_repeated() {
+    let (dir, mut ledger) = created(2, 2);
+    let (segments, aside) = (dir.path().join("segments"), dir.path().join("aside"));
+    ledger.append(&record(2)).unwrap();
+    fs::rename(&segments, &aside).unwrap();
+    let error = ledger.commit().unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if path.starts_with(&segments)), "{error}");
+    assert_eq!(ledger.next_step(), 2);
+    fs::rename(&aside, &segments).unwrap();
+    let nested = ledger.checkpoint_dir().unwrap().join("nested");
+    fs::create_dir(&nested).unwrap();
+    let error = ledger.commit().unwrap_err().to_string();
+    assert!(error.contains("nested") && error.contains("plain files"), "{error}");
+    fs::remove_dir(&nested).unwrap();
+    ledger.append(&record(3)).unwrap();
+    ledger.commit().unwrap();
+    let (whole, _) = created(4, 2);
+    let [reader, whole] = [dir.path(), whole.path()].map(|dir| LedgerReader::open(dir).unwrap());
+    reader.verify().unwrap();
+    assert_eq!(reader.accumulator().unwrap(), whole.accumulator().unwrap());
+}
+
+#[test]
+fn a_policy_describes_its_run() {
+    let text = r#"
+        [[block]]
+        name = "in"
+        layers = "in.*"
+
+        [[block]]
+        name = "out"
+        layers = "out"
+
+        [[profile]]
+        category = "style"
+        blocks.in = { route = 0.5 }
+    "#;
+    let policy = Policy::from_toml(text).unwrap();
+    let layers = [("in.a", 4, 8), ("in.b", 8, 8), ("out", 8, 2)];
+    let layers =
+        layers.map(|(path, inputs, outputs)| LayerSpec::linear(path, inputs, outputs, true));
+    let layout = ModelLayout::new(layers.into()).unwrap();
+    let policy = policy.compile(&layout, &Categories::new(["style/serif"]).unwrap()).unwrap();
+    let info = RunInfo { samples: info().samples, ..RunInfo::new(info().sketch, 5) };
+    let dir = tempfile::tempdir().unwrap();
+    Ledger::create(dir.path(), info.governed(&policy)).unwrap();
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    let sizes: Vec<(&str, Vec<u64>)> = (reader.info().blocks.iter())
+        .map(|it| (&*it.name, it.layers.iter().map(|layer| layer.parameters).collect()))
+        .collect();
+    assert_eq!(sizes, [("in", vec![40, 72]), ("out", vec![18])]);
+    let read = Policy::from_toml(&reader.info().policy).unwrap();
+    assert_eq!(read.hash().to_string(), reader.info().policy_hash);
+}
+
+#[test]
 fn wrong_records_are_named_and_change_nothing() {
     let (dir, mut ledger) = created(2, 2);
-    let wrong: [(&str, fn(&mut StepRecord)); 7] = [
+    type Spoil = fn(&mut StepRecord);
+    let wrong: [(&str, Spoil); 7] = [
         ("`step`: expected at least 2", |it| it.step = 1),
         ("samples[1]", |it| it.samples[1] = 5),
         ("noise_levels", |it| it.noise_levels.clear()),
@@ -480,7 +551,7 @@ fn a_killed_run_loses_the_open_segment_only() {
         let reader = LedgerReader::open(&dir).unwrap();
         reader.verify().unwrap();
         let next = reader.next_step();
-        assert!(next >= said && next > reached && next % 3 == 0, "{next} after {said}");
+        assert!(next >= said && next > reached && next.is_multiple_of(3), "{next} after {said}");
         for (segment, events) in reader.events().enumerate() {
             let first = 3 * segment as u64;
             assert_events(&events.unwrap(), first..first + 3);

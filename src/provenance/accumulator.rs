@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::StepRecord;
+use super::influence::dot;
 use crate::error::expect_len;
 use crate::problem::product;
 use crate::{Error, Result};
@@ -141,6 +142,15 @@ impl Accumulator {
         }
     }
 
+    /// Forgets all samples; the memory is kept for the next ones.
+    pub fn clear(&mut self) {
+        self.index.clear();
+        self.ids.clear();
+        self.sketches.clear();
+        self.totals.clear();
+        self.norms.clear();
+    }
+
     /// Number of blocks, `B`.
     pub fn blocks(&self) -> usize {
         self.blocks
@@ -202,7 +212,8 @@ impl Accumulator {
                 let routed = f64::from(record.route[at]) * f64::from(record.gates[n]);
                 squared += sq_norm;
                 let cell = row * self.blocks + b;
-                let pushed = self.push(cell, factor, &record.sketch[at * self.sketch_len..]);
+                let sketch = &record.sketch[at * self.sketch_len..][..self.sketch_len];
+                let pushed = self.push(cell, factor, sketch);
                 self.totals[cell].add(&totals(pushed, factor, routed, sq_norm));
             }
             let bin = row * self.bins() + self.bin(record.noise_levels[n]);
@@ -280,13 +291,10 @@ impl Accumulator {
         if factor == 0.0 {
             return 0.0;
         }
-        let (step, mut squared) = (factor as f32, 0.0);
-        let sums = &mut self.sketches[cell * self.sketch_len..][..self.sketch_len];
-        for (sum, &value) in sums.iter_mut().zip(sketch) {
-            *sum += step * value;
-            squared += f64::from(value) * f64::from(value);
-        }
-        factor.abs() * squared.sqrt()
+        let (len, step) = (self.sketch_len, factor as f32);
+        let sums = &mut self.sketches[cell * len..][..len];
+        sums.iter_mut().zip(sketch).for_each(|(sum, &value)| *sum += step * value);
+        factor.abs() * dot(sketch, sketch).sqrt()
     }
 
     fn bin(&self, level: f32) -> usize {

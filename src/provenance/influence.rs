@@ -184,6 +184,7 @@ impl Whitening {
             return Err(Error::argument("damping", "a positive finite number", damping));
         }
         let factors = (0..accumulator.blocks())
+            .into_par_iter()
             .map(|block| factor(gram(accumulator, block), damping))
             .collect::<Result<_>>()?;
         Ok(Self { sketch_len: accumulator.sketch_len(), factors })
@@ -222,7 +223,7 @@ fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
             rows.extend(sketch.iter().map(|&value| f64::from(value)));
         }
         let rows = MatRef::from_row_major_slice(&rows, rows.len() / len, len);
-        matmul(&mut gram, Accum::Add, rows.transpose(), rows, 1.0, Par::rayon(0));
+        matmul(&mut gram, Accum::Add, rows.transpose(), rows, 1.0, Par::Seq);
     }
     gram
 }

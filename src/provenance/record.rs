@@ -68,7 +68,11 @@ impl StepRecord {
     }
 
     fn finite(&self, field: &str, values: &[f32], per_sample: usize) -> Result<()> {
-        let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+        // Without an early exit, so that it is vectorised: sketches are long.
+        if values.iter().fold(true, |all, value| all & value.is_finite()) {
+            return Ok(());
+        }
+        let at = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
         let place = match self.samples.get(at / per_sample) {
             Some(id) if values.len() > 1 => format!("{field} of sample {id}"),
             _ => field.to_owned(),

@@ -181,6 +181,39 @@ fn whitening_inverts_the_damped_gram_matrix() {
 }
 
 #[test]
+fn answers_do_not_depend_on_the_number_of_threads() {
+    let (samples, len) = (700, 300);
+    let mut accumulator = Accumulator::new(1, len).unwrap();
+    let record = StepRecord {
+        step_size: 1.0,
+        optimizer_scale: 1.0,
+        blocks: 1,
+        samples: (0..samples as u64).collect(),
+        noise_levels: vec![0.0; samples],
+        gates: vec![1.0; samples],
+        route: vec![1.0; samples],
+        flow: vec![1.0; samples],
+        sq_norm: vec![1.0; samples],
+        sketch: draws(1, 0, samples * len),
+        ..StepRecord::default()
+    };
+    accumulator.add(&record).unwrap();
+    let query = draws(2, 0, len);
+    let answers = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let whitened = Whitening::new(&accumulator, 0.1).unwrap().apply(&query).unwrap();
+            let scores = accumulator.influence(&whitened, Similarity::Cosine).unwrap();
+            (scores.top(samples), accumulator.near_duplicates(50))
+        })
+    };
+    let alone = answers(1);
+    for threads in [2, 3, 7] {
+        assert!(answers(threads) == alone, "{threads} threads");
+    }
+}
+
+#[test]
 fn groups_add_up_and_overlap() {
     let accumulator = accumulated(12);
     let group_of = |id: u64| (id % 4 < 3).then_some((id % 4) as usize);

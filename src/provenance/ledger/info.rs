@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::projection::{Sketch, SketchKind};
 use crate::provenance::Accumulator;
+use crate::routing::CompiledPolicy;
 use crate::{Error, Result};
 
 /// Samples, blocks, policy and projection of a run.
@@ -77,6 +78,21 @@ impl RunInfo {
             created: now,
             metadata: BTreeMap::new(),
         }
+    }
+
+    /// Takes over what a compiled policy says: its text and hash, the blocks and their layers.
+    pub fn governed(mut self, policy: &CompiledPolicy) -> Self {
+        self.policy = policy.policy().to_toml();
+        self.policy_hash = policy.hash().to_string();
+        let names = policy.blocks().iter().map(|block| block.name.clone());
+        self.blocks = names.map(|name| BlockInfo { name, layers: Vec::new() }).collect();
+        for (index, layer) in policy.layout().layers().iter().enumerate() {
+            if let Some(block) = policy.block_of(index) {
+                let (path, parameters) = (layer.path.clone(), layer.parameters() as u64);
+                self.blocks[block].layers.push(LayerInfo { path, parameters });
+            }
+        }
+        self
     }
 
     /// Numbers per sketch, `K`.

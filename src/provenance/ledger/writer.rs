@@ -152,6 +152,9 @@ impl Ledger {
     /// Writes the open segment and its checkpoint durably, then deletes the checkpoint before.
     /// Does nothing when there is neither.
     ///
+    /// A segment takes about `4 · B · K` bytes for every sample that it touched, however often,
+    /// and a line per event: a segment per epoch or so keeps a ledger small.
+    ///
     /// # Errors
     /// [`Error::Ledger`] when a checkpoint is lacking or is not made of plain files;
     /// [`Error::Io`] when the system refuses a write. The segment stays open and may be
@@ -176,7 +179,7 @@ impl Ledger {
         self.in_doubt = false;
         self.manifest = next;
         self.total.merge(&self.delta)?;
-        self.delta = self.total.like();
+        self.delta.clear();
         self.events = Events::default();
         // The commit stands; what could not be removed now will be at the next one.
         let _ = sweep(&self.dir, &self.manifest);
