@@ -87,7 +87,7 @@ pub struct RegionPart {
     /// The layers.
     pub layers: LayerGlob,
     /// Output features; all when absent. Given without `inputs`, they are carried to the layers
-    /// that read them.
+    /// that read them; with `inputs`, even all of them, the part ends with its own layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Features>,
     /// Input features, or rows of an embedding's table; all when absent.
