@@ -21,6 +21,16 @@ pub(crate) fn widened<'a, T: Element>(values: &'a [T], buffer: &'a mut Vec<f32>)
     wide
 }
 
+/// As [`widened`], on this thread alone: for a task that holds its thread's scratch.
+pub(crate) fn widened_here<'a, T: Element>(values: &'a [T], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    if let Some(values) = same(values) {
+        return values;
+    }
+    let wide = buffer.grown(values.len());
+    wide.iter_mut().zip(values).for_each(|(wide, value)| *wide = value.to_f32());
+    wide
+}
+
 /// Rounds to the caller's format.
 pub(crate) fn narrow<T: Element>(values: &[f32], out: &mut [T]) {
     out.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(out, values)| {

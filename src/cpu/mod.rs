@@ -24,14 +24,22 @@
 
 mod bias;
 mod buffers;
+mod column;
+mod conv2d;
+mod embedding;
 mod factored;
 mod flush;
 mod formed;
 mod gemm;
+mod im2col;
 mod linear;
 mod lora;
+mod norm;
 mod regions;
 mod signs;
+mod tasks;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod workspace;
@@ -42,7 +50,6 @@ use crate::ops::{
     NormInputs, Options,
 };
 use crate::problem::{Conv2d, Element, Embedding, Linear, Lora, Norm};
-use crate::reference::Reference;
 
 /// The backend and its workspace; one per thread that issues calls.
 #[derive(Debug, Default)]
@@ -84,7 +91,9 @@ impl Backend for Cpu {
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        Reference.run_conv2d(problem, options, inputs, dx, out)
+        let workspace::Workspace { conv, linear, .. } = &mut self.workspace;
+        conv2d::run(problem, options, inputs, dx, out, conv, &mut linear.threads);
+        Ok(())
     }
 
     fn run_norm<T: Element>(
@@ -95,7 +104,9 @@ impl Backend for Cpu {
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        Reference.run_norm(problem, options, inputs, dx, out)
+        let workspace::Workspace { norm, linear, .. } = &mut self.workspace;
+        norm::run(problem, options, inputs, dx, out, norm, &mut linear.threads);
+        Ok(())
     }
 
     fn run_embedding<T: Element>(
@@ -105,7 +116,9 @@ impl Backend for Cpu {
         inputs: EmbeddingInputs<T>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        Reference.run_embedding(problem, options, inputs, out)
+        let workspace::Workspace { embedding, linear, .. } = &mut self.workspace;
+        embedding::run(problem, options, inputs, out, embedding, &mut linear.threads);
+        Ok(())
     }
 
     fn run_lora<T: Element>(

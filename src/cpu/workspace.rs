@@ -81,11 +81,15 @@ pub(crate) struct Workspace {
     pub(crate) wide: super::linear::Wide,
     pub(crate) linear: super::linear::Buffers,
     pub(crate) lora: super::lora::Between,
+    pub(crate) conv: super::conv2d::ConvBuffers,
+    pub(crate) norm: super::norm::NormBuffers,
+    pub(crate) embedding: super::embedding::EmbeddingBuffers,
 }
 
 impl Workspace {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.wide.bytes() + self.linear.bytes() + self.lora.bytes()
+        let matrices = self.wide.bytes() + self.linear.bytes() + self.lora.bytes();
+        matrices + self.conv.bytes() + self.norm.bytes() + self.embedding.bytes()
     }
 }

@@ -1,0 +1,471 @@
+//! Backward pass of a convolution, all kinds.
+//!
+//! `dw` and the records come from per-sample gradients formed tile by tile
+//! ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches. `dx`
+//! goes the other way: `dYᵀ W` gives the gradients of a panel of patches, which are added to
+//! the pixels they were taken from. Patches never exist but for a panel.
+//! Time `O(N · O · Ho · Wo · kh · kw · C / groups)`.
+
+use std::ops::Range;
+
+use faer::MatMut;
+use rayon::prelude::*;
+
+use super::buffers::widened;
+use super::formed::{self, Form, Job, Partials, Signs};
+use super::gemm::{Write, gemm, view, view_mut};
+use super::im2col::{channels_last, gather, scatter, transpose};
+use super::regions::{Rect, flow, mark_touched};
+use super::tasks::for_blocks;
+use super::workspace::{Grow, Scratch, Threads, bytes};
+use super::{bias, column, signs};
+use crate::ops::{ConvInputs, LayerOutputs, Options, ParamGrad};
+use crate::problem::{Conv2d, Element};
+use crate::projection::{Side, SketchKind};
+
+/// Numbers a panel of patches holds.
+const PANEL: usize = 1 << 17;
+/// Columns of a product that make it worth its while.
+const COLUMNS: usize = 384;
+
+/// Buffers that are kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct ConvBuffers {
+    image: Vec<f32>,
+    dy: Vec<f32>,
+    weight: Vec<f32>,
+    total: Vec<f32>,
+    bias_sums: Vec<f32>,
+    bias: Vec<f32>,
+    signs: [Vec<f32>; 2],
+    partials: Partials,
+}
+
+impl ConvBuffers {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let own = [&self.image, &self.dy, &self.weight, &self.total, &self.bias_sums, &self.bias];
+        bytes(own.into_iter().chain(&self.signs)) + self.partials.bytes()
+    }
+}
+
+/// [`crate::ops::Backend::conv2d`] on checked arguments.
+pub(crate) fn run<T: Element>(
+    problem: &Conv2d,
+    options: &Options,
+    inputs: ConvInputs<T>,
+    dx: Option<&mut [T]>,
+    mut out: LayerOutputs<T>,
+    buffers: &mut ConvBuffers,
+    threads: &mut Threads,
+) {
+    let (shape, samples, positions) =
+        (problem.gradient(), problem.spec().samples, positions(problem));
+    if let Some(touched) = &mut out.touched {
+        mark_touched(touched, options, samples, |_| positions == 0);
+    }
+    threads.prepare();
+    let dy = widened(inputs.dy, &mut buffers.dy);
+    if let (Some(dx), Some(weight)) = (dx, inputs.weight) {
+        let blocks = Blocks::new(problem, COLUMNS);
+        let weight = blocks.arrange(weight, &mut buffers.weight);
+        InputGradient { problem, blocks, options, dy, weight, threads }.run(dx);
+    }
+    let ConvBuffers { image, total, bias_sums, bias: bias_scratch, signs, partials, .. } = buffers;
+    let recorded = out.sq_norm.is_some() || out.sketch.is_some();
+    let taken = |n: usize| recorded || column::trains(options, n);
+    if out.dw.is_some() || recorded {
+        let image = image.grown(inputs.x.len());
+        channels_last(problem, inputs.x, taken, image);
+        let operands = Operands { problem, image, dy };
+        let dw = out.dw.as_ref().map(|dw| total.grown(dw.len()));
+        weight_gradient(&operands, options, dw, &mut out, signs, partials, threads);
+    }
+    match &mut out.dw {
+        Some(ParamGrad::F32(dw)) => write_weight(problem, total, dw, options.accumulate, threads),
+        Some(ParamGrad::Native(dw)) => {
+            write_weight(problem, total, dw, options.accumulate, threads)
+        }
+        None => {}
+    }
+    if bias::is_asked(shape, &out) {
+        let sums = bias_sums.grown(samples * shape.outputs());
+        let recorded = out.sq_norm_bias.is_some() || out.sketch.is_some();
+        let taken = |n: usize| recorded || column::trains(options, n);
+        sum_positions(problem, dy, taken, sums);
+        bias::finish(shape, options, sums, &mut out, bias_scratch);
+    }
+}
+
+/// Output positions of a sample.
+fn positions(problem: &Conv2d) -> usize {
+    problem.out_size().iter().product()
+}
+
+/// `dY` of one sample and group, `[outputs / groups, positions]`.
+fn group_dy<'a>(problem: &Conv2d, dy: &'a [f32], n: usize, g: usize) -> &'a [f32] {
+    let spec = problem.spec();
+    let len = spec.out_channels / spec.groups * positions(problem);
+    &dy[(n * spec.groups + g) * len..][..len]
+}
+
+/// What forms tiles of per-sample gradients.
+struct Operands<'a> {
+    problem: &'a Conv2d,
+    /// `[N, groups, pixels, C / groups]`.
+    image: &'a [f32],
+    /// `[N, O, positions]`.
+    dy: &'a [f32],
+}
+
+impl Operands<'_> {
+    fn image(&self, n: usize, g: usize) -> &[f32] {
+        let spec = self.problem.spec();
+        let len = spec.size[0] * spec.size[1] * self.problem.channels_per_group();
+        &self.image[(n * spec.groups + g) * len..][..len]
+    }
+}
+
+impl Form for Operands<'_> {
+    fn is_empty(&self, _: usize) -> bool {
+        positions(self.problem) == 0
+    }
+
+    fn form(
+        &self,
+        n: usize,
+        at: &Rect,
+        mut out: MatMut<f32>,
+        write: Write,
+        alpha: f32,
+        panel: &mut Vec<f32>,
+    ) {
+        let (spec, positions) = (self.problem.spec(), positions(self.problem));
+        let (outputs, columns) = (spec.out_channels / spec.groups, at.inputs.len());
+        let band = (PANEL / columns.max(1)).max(1).min(positions);
+        for g in at.outputs.start / outputs..at.outputs.end.div_ceil(outputs) {
+            let first = at.outputs.start.max(g * outputs);
+            let last = at.outputs.end.min((g + 1) * outputs);
+            let dy = view(group_dy(self.problem, self.dy, n, g), outputs, positions, positions);
+            let dy = dy.subrows(first - g * outputs, last - first);
+            let mut write = write;
+            for start in (0..positions).step_by(band) {
+                let count = band.min(positions - start);
+                let panel = panel.grown(count * columns);
+                let width = self.problem.channels_per_group();
+                let seen = start..start + count;
+                gather(self.problem, self.image(n, g), width, seen, at.inputs.clone(), panel);
+                let out = out.as_mut().subrows_mut(first - at.outputs.start, last - first);
+                let dy = dy.subcols(start, count);
+                gemm(out, write, alpha, dy, view(panel, count, columns, columns));
+                write = Write::Add;
+            }
+        }
+    }
+}
+
+/// `dw [O, I]`, columns channels last, and the weight's part of the records.
+fn weight_gradient<T: Element>(
+    operands: &Operands,
+    options: &Options,
+    dw: Option<&mut [f32]>,
+    out: &mut LayerOutputs<T>,
+    signs: &mut [Vec<f32>; 2],
+    partials: &mut Partials,
+    threads: &mut Threads,
+) {
+    let shape = operands.problem.gradient();
+    let sketch = options.sketch.filter(|_| out.sketch.is_some());
+    let [left, right] = signs;
+    let two_sided = sketch.and_then(|sketch| match sketch.kind() {
+        SketchKind::TwoSided { outputs, inputs } => {
+            let left = signs::draw(sketch.key(), Side::Outputs, shape.outputs(), outputs, left);
+            let right = signs::draw(sketch.key(), Side::Inputs, shape.inputs(), inputs, right);
+            Some(Signs {
+                outputs: view(left, shape.outputs(), outputs, outputs),
+                inputs: view(right, shape.inputs(), inputs, inputs),
+            })
+        }
+        SketchKind::Count { .. } => None,
+    });
+    let job = Job {
+        shape,
+        samples: operands.problem.spec().samples,
+        options,
+        tile: tile(operands.problem),
+        norms: out.sq_norm.is_some(),
+        count: sketch.is_some() && two_sided.is_none(),
+        signs: two_sided,
+    };
+    let dw = dw.map(|dw| {
+        dw.fill(0.0);
+        view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs())
+    });
+    let (sq_norm, sketch) = (out.sq_norm.as_deref_mut(), out.sketch.as_deref_mut());
+    formed::run(&job, operands, dw, sq_norm, sketch, partials, threads);
+}
+
+fn tile(problem: &Conv2d) -> [usize; 2] {
+    let shape = problem.gradient();
+    let env =
+        |name: &str, default: usize| std::env::var(name).map_or(default, |v| v.parse().unwrap());
+    let (o, i) = (env("TO", 128), env("TI", 384));
+    let fit = |extent: usize, most: usize| {
+        let parts = extent.div_ceil(most).max(1);
+        extent.div_ceil(parts).next_multiple_of(8).max(8)
+    };
+    [fit(shape.outputs(), o), i.min(shape.inputs().next_multiple_of(8)).max(8)]
+}
+
+/// `dw [O, C / groups, kh, kw] (+)= total [O, kh, kw, C / groups]`.
+fn write_weight<T: Element>(
+    problem: &Conv2d,
+    total: &[f32],
+    dw: &mut [T],
+    accumulate: bool,
+    threads: &Threads,
+) {
+    let (shape, taps) = (problem.gradient(), problem.gradient().taps());
+    let (inputs, channels) = (shape.inputs(), problem.channels_per_group());
+    for_blocks(dw, 0..shape.outputs(), &|o| o * inputs, &|o, dw| {
+        let row = &total[o * inputs..(o + 1) * inputs];
+        if taps == 1 {
+            return column::write_to(dw, row, accumulate);
+        }
+        let mut own = threads.own();
+        let turned = own.tile.grown(inputs);
+        transpose(row, [taps, channels], channels, turned, taps, |value| value);
+        column::write_to(dw, turned, accumulate);
+    });
+}
+
+/// `sums [N, O] = Σ dY` over positions, for the samples taken.
+fn sum_positions(
+    problem: &Conv2d,
+    dy: &[f32],
+    taken: impl Fn(usize) -> bool + Sync,
+    sums: &mut [f32],
+) {
+    let (outputs, positions) = (problem.spec().out_channels, positions(problem));
+    if outputs == 0 || positions == 0 {
+        return sums.fill(0.0);
+    }
+    sums.par_iter_mut().enumerate().with_min_len(64).for_each(|(k, sum)| {
+        if taken(k / outputs) {
+            *sum = lane_sum(&dy[k * positions..(k + 1) * positions]);
+        }
+    });
+}
+
+/// A sum in fixed lanes, so that it vectorises and repeats.
+fn lane_sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [0.0f32; 16];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value);
+    }
+    (lanes.iter().chain(rest).map(|value| f64::from(*value)).sum::<f64>()) as f32
+}
+
+/// The weight cut into blocks of input channels, each `[O / groups, kh · kw · width]`: the right
+/// side of a product of `COLUMNS` or so columns.
+#[derive(Clone, Copy)]
+struct Blocks<'a> {
+    problem: &'a Conv2d,
+    width: usize,
+    per_group: usize,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(problem: &'a Conv2d, columns: usize) -> Self {
+        let (channels, taps) = (problem.channels_per_group(), problem.gradient().taps());
+        let wanted = (channels * taps).div_ceil(columns).max(1);
+        let width = channels.div_ceil(wanted).next_multiple_of(8).min(channels).max(1);
+        Self { problem, width, per_group: channels.div_ceil(width) }
+    }
+
+    fn count(&self) -> usize {
+        self.problem.spec().groups * self.per_group
+    }
+
+    /// First input channel of block `k`, counted over all groups.
+    fn first(&self, k: usize) -> usize {
+        let channels = self.problem.channels_per_group();
+        k / self.per_group.max(1) * channels
+            + (k % self.per_group.max(1) * self.width).min(channels)
+    }
+
+    fn channels(&self, k: usize) -> Range<usize> {
+        self.first(k)..self.first(k + 1)
+    }
+
+    /// Where block `k` starts in the arranged weight.
+    fn offset(&self, k: usize) -> usize {
+        let spec = self.problem.spec();
+        self.first(k) * (spec.out_channels / spec.groups) * self.problem.gradient().taps()
+    }
+
+    fn arrange<'b, T: Element>(&self, weight: &[T], buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        let (problem, taps) = (self.problem, self.problem.gradient().taps());
+        let (per_group, inputs) = (problem.channels_per_group(), problem.gradient().inputs());
+        let outputs = problem.spec().out_channels / problem.spec().groups;
+        let arranged = buffer.grown(weight.len());
+        for_blocks(arranged, 0..self.count(), &|k| self.offset(k), &|k, block| {
+            let (g, channels) = (k / self.per_group, self.channels(k));
+            let (first, width) = (channels.start - g * per_group, channels.len());
+            for (o, block) in block.chunks_exact_mut(taps * width).enumerate() {
+                let from = &weight[(g * outputs + o) * inputs + first * taps..];
+                transpose(from, [width, taps], taps, block, width, T::to_f32);
+            }
+        });
+        arranged
+    }
+}
+
+struct InputGradient<'a> {
+    problem: &'a Conv2d,
+    blocks: Blocks<'a>,
+    options: &'a Options<'a>,
+    dy: &'a [f32],
+    weight: &'a [f32],
+    threads: &'a Threads,
+}
+
+impl InputGradient<'_> {
+    /// `dx [N, C, H, W]`; a task is one sample and block of channels.
+    fn run<T: Element>(&self, dx: &mut [T]) {
+        let spec = self.problem.spec();
+        let (pixels, count) = (spec.size[0] * spec.size[1], self.blocks.count());
+        let bound =
+            |k: usize| (k / count * spec.in_channels + self.blocks.first(k % count)) * pixels;
+        for_blocks(dx, 0..spec.samples * count, &bound, &|k, dx| {
+            let (n, block) = (k / count, k % count);
+            let flows = |c: usize| self.flow(n, c % self.problem.channels_per_group());
+            if pixels == 0 || self.blocks.channels(block).all(|c| flows(c) == 0.0) {
+                return dx.fill(T::from_f32(0.0));
+            }
+            let width = dx.len() / pixels;
+            let mut own = self.threads.own();
+            let Scratch { tile, panel, .. } = &mut *own;
+            let image = tile.grown(pixels * width);
+            image.fill(0.0);
+            self.block(n, block, image, panel);
+            let transposed = |dx: &mut [T]| {
+                transpose(image, [pixels, width], width, dx, pixels, T::from_f32);
+            };
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || transposed(dx),
+            );
+            for (c, dx) in self.blocks.channels(block).zip(dx.chunks_exact_mut(pixels)) {
+                match flows(c) {
+                    1.0 => {}
+                    0.0 => dx.fill(T::from_f32(0.0)),
+                    flow => dx.iter_mut().for_each(|dx| *dx = T::from_f32(flow * dx.to_f32())),
+                }
+            }
+        });
+    }
+
+    /// Flow weight of input channel `c` within its group.
+    fn flow(&self, n: usize, c: usize) -> f32 {
+        let spans = self.options.routing.map_or(&[][..], |r| r.layer.regions().input_spans());
+        let of = spans.iter().find(|(span, _)| span.contains(&c));
+        of.map_or(1.0, |(_, region)| flow(self.options, n, *region))
+    }
+
+    /// Gradient of one block's `image [pixels, width]`.
+    fn block(&self, n: usize, block: usize, image: &mut [f32], panel: &mut Vec<f32>) {
+        let (spec, positions) = (self.problem.spec(), positions(self.problem));
+        let outputs = spec.out_channels / spec.groups;
+        let width = self.blocks.channels(block).len();
+        let columns = width * self.problem.gradient().taps();
+        let weight = &self.weight[self.blocks.offset(block)..self.blocks.offset(block + 1)];
+        let weight = view(weight, outputs, columns, columns);
+        let dy = group_dy(self.problem, self.dy, n, block / self.blocks.per_group);
+        let dy = view(dy, outputs, positions, positions).transpose();
+        let band = (PANEL / columns.max(1)).max(1).min(positions).max(1);
+        for start in (0..positions).step_by(band) {
+            let count = band.min(positions - start);
+            let panel = panel.grown(count * columns);
+            let out = view_mut(panel, count, columns, columns);
+            gemm(out, Write::Replace, 1.0, dy.subrows(start, count), weight);
+            scatter(self.problem, panel, start..start + count, image, width);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::Cpu;
+    use crate::cpu::testing::{Buffers, for_all_options, integers, noise};
+    use crate::ops::{Backend, ConvInputs};
+    use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
+    use crate::reference;
+
+    fn kinds() -> Vec<Conv2dSpec> {
+        let base = Conv2dSpec {
+            samples: 3,
+            in_channels: 8,
+            out_channels: 16,
+            size: [6, 7],
+            kernel: [3, 3],
+            padding: Padding::symmetric(1, 1),
+            bias: true,
+            ..Conv2dSpec::default()
+        };
+        let same = Padding::same([2, 4], [2, 1]);
+        vec![
+            base,
+            Conv2dSpec { stride: [2, 3], ..base },
+            Conv2dSpec { dilation: [2, 1], padding: Padding::default(), ..base },
+            Conv2dSpec { groups: 4, ..base },
+            Conv2dSpec { groups: 8, out_channels: 24, ..base },
+            Conv2dSpec { in_channels: 6, out_channels: 10, groups: 2, bias: false, ..base },
+            Conv2dSpec { padding_mode: PaddingMode::Circular, ..base },
+            Conv2dSpec {
+                padding: Padding { top: 0, bottom: 3, left: 2, right: 5 },
+                padding_mode: PaddingMode::Circular,
+                stride: [1, 2],
+                ..base
+            },
+            Conv2dSpec { kernel: [2, 4], dilation: [2, 1], padding: same, ..base },
+            Conv2dSpec { padding: Padding { top: 2, bottom: 0, left: 0, right: 1 }, ..base },
+            Conv2dSpec { kernel: [1, 1], padding: Padding::default(), in_channels: 5, ..base },
+            Conv2dSpec { in_channels: 1, out_channels: 1, samples: 1, ..base },
+            Conv2dSpec { in_channels: 100, out_channels: 3, size: [2, 2], ..base },
+            Conv2dSpec { in_channels: 0, out_channels: 0, ..base },
+            Conv2dSpec { in_channels: 0, ..base },
+            Conv2dSpec { out_channels: 0, ..base },
+            Conv2dSpec { samples: 0, ..base },
+            Conv2dSpec { size: [0, 4], ..base },
+        ]
+    }
+
+    fn compare(spec: Conv2dSpec, numbers: fn(usize, u32) -> Vec<f32>, tolerance: f64) {
+        let conv = Conv2d::new(spec).unwrap();
+        let (shape, [ho, wo]) = (conv.gradient(), conv.out_size());
+        let len = spec.samples * spec.in_channels * spec.size[0] * spec.size[1];
+        let x = numbers(len, 1);
+        let dy = numbers(spec.samples * spec.out_channels * ho * wo, 2);
+        let weight = numbers(shape.weights(), 3);
+        let inputs = ConvInputs { x: &x, dy: &dy, weight: Some(&weight) };
+        for_all_options(shape, spec.samples, |options| {
+            let expected = reference::conv2d(&conv, options, inputs).unwrap();
+            let mut buffers = Buffers::new(shape, spec.samples, len, options);
+            let (dx, out) = buffers.split(shape.bias());
+            Cpu::new().conv2d(&conv, options, inputs, Some(dx), out).unwrap();
+            buffers.check(&expected, tolerance, &format!("{spec:?} {options:?}"));
+        });
+    }
+
+    #[test]
+    fn every_kind_matches_the_reference() {
+        kinds().into_iter().for_each(|spec| compare(spec, noise, 1e-5));
+    }
+
+    #[test]
+    fn integers_match_the_reference_bit_for_bit() {
+        kinds().into_iter().for_each(|spec| compare(spec, integers, 0.0));
+    }
+}
