@@ -197,9 +197,8 @@ impl Plan<'_> {
                     gamma_part.fill(0.0);
                     beta_part.fill(0.0);
                     let slopes = tile.grown(features);
-                    for (r, (x, dy)) in
-                        x.chunks_exact(features).zip(dy.chunks_exact(features)).enumerate()
-                    {
+                    let rows = |of| <[f32]>::chunks_exact(of, features.max(1));
+                    for (r, (x, dy)) in rows(x).zip(rows(dy)).enumerate() {
                         let centred = kind == NormKind::Layer;
                         let scale = standardise(x, centred, eps);
                         if self.gradients {

@@ -68,3 +68,4 @@ macro_rules! tests {
 }
 
 suite!(reference_backend, || gradroute::reference::Reference);
+suite!(cpu_backend, gradroute::cpu::Cpu::new);
