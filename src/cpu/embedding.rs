@@ -71,13 +71,15 @@ struct Batch<'a, T> {
 
 impl<T: Element> Batch<'_, T> {
     /// `sum [features] =` the gradients of these rows added up.
-    fn add_up(&self, rows: &[usize], sum: &mut [f32]) {
+    fn add_up(&self, rows: &[usize], sum: &mut [f32], lost: &mut [f32]) {
         let features = sum.len();
         sum.fill(0.0);
+        lost.fill(0.0);
         for &row in rows {
             let dy = &self.inputs.dy[row * features..][..features];
-            sum.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy.to_f32());
+            add_weighted(sum, lost, 1.0, dy);
         }
+        settle(sum, lost);
     }
 
     /// Calls `f(range of features, weight)` for the regions of a token's column.
@@ -143,12 +145,13 @@ impl<T: Element> Batch<'_, T> {
         let token = |row: &usize| self.inputs.tokens[*row];
         let mut own = self.threads.own();
         let Scratch { tile, projected, .. } = &mut *own;
-        let sum = tile.grown(self.problem.features());
+        let features = self.problem.features();
+        let (sum, lost) = tile.grown(2 * features).split_at_mut(features);
         let mut squares = 0.0;
         out.fill(0.0);
         for rows in rows.chunk_by(|a, b| token(a) == token(b)) {
             let token = token(&rows[0]) as usize;
-            self.add_up(rows, sum);
+            self.add_up(rows, sum, lost);
             squares += sum.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
             let Some(sketch) = self.options.sketch.filter(|_| !out.is_empty()) else { continue };
             if self.options.sketch_routed {
@@ -192,10 +195,10 @@ impl<T: Element> Batch<'_, T> {
                     |token: usize| order.partition_point(|&row| (tokens[row] as usize) < token);
                 let rows = &order[position(first)..position(first + TOKENS)];
                 let mut own = self.threads.own();
-                let (sum, total) = own.tile.grown(2 * features).split_at_mut(features);
+                let scratch = own.tile.grown(4 * features);
                 for rows in rows.chunk_by(|&a, &b| tokens[a] == tokens[b]) {
                     let token = tokens[rows[0]] as usize;
-                    self.weighted(token, rows, sum, total);
+                    let total = self.weighted(token, rows, scratch);
                     let dw = &mut dw[(token - first) * features..][..features];
                     column::write_to(dw, total, options.accumulate);
                 }
@@ -203,9 +206,13 @@ impl<T: Element> Batch<'_, T> {
         );
     }
 
-    /// `total = Σ_n route_n ·` the token's gradient in sample `n`.
-    fn weighted(&self, token: usize, mut rows: &[usize], sum: &mut [f32], total: &mut [f32]) {
+    /// `Σ_n route_n ·` the token's gradient in sample `n`.
+    fn weighted<'s>(&self, token: usize, mut rows: &[usize], scratch: &'s mut [f32]) -> &'s [f32] {
+        let (totals, sums) = scratch.split_at_mut(2 * self.problem.features());
+        let (total, total_lost) = totals.split_at_mut(self.problem.features());
+        let (sum, lost) = sums.split_at_mut(self.problem.features());
         total.fill(0.0);
+        total_lost.fill(0.0);
         while let Some(&first) = rows.first() {
             let offsets = self.problem.rows().offsets();
             let n = offsets.partition_point(|&offset| offset <= first as u64) - 1;
@@ -216,13 +223,34 @@ impl<T: Element> Batch<'_, T> {
                     return;
                 }
                 if !added_up {
-                    self.add_up(&rows[..count], sum);
+                    self.add_up(&rows[..count], sum, lost);
                     added_up = true;
                 }
-                add_scaled(&mut total[range.clone()], weight, &sum[range]);
+                let total = &mut total[range.clone()];
+                add_weighted(total, &mut total_lost[range.clone()], weight, &sum[range]);
             });
             rows = &rows[count..];
         }
+        settle(total, total_lost);
+        total
+    }
+}
+
+/// `sum += weight · terms`; what each addition rounds away goes to `lost` (Knuth's two-sum), so
+/// that terms which cancel leave the right remainder.
+fn add_weighted<T: Element>(sum: &mut [f32], lost: &mut [f32], weight: f32, terms: &[T]) {
+    for ((sum, lost), term) in sum.iter_mut().zip(lost).zip(terms) {
+        let (before, term) = (*sum, weight * term.to_f32());
+        *sum = before + term;
+        let taken = *sum - before;
+        *lost += (before - (*sum - taken)) + (term - taken);
+    }
+}
+
+/// `sum += lost`, but for a sum that left the finite numbers.
+fn settle(sum: &mut [f32], lost: &[f32]) {
+    for (sum, lost) in sum.iter_mut().zip(lost) {
+        *sum += if lost.is_finite() { *lost } else { 0.0 };
     }
 }
 
