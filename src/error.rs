@@ -51,9 +51,43 @@ pub enum Error {
         /// The system's own error.
         source: std::io::Error,
     },
-    /// The CUDA driver or the crate's kernels are not to be had.
-    #[error("cuda: {0}")]
-    Cuda(String),
+    /// This build of the crate holds no CUDA kernels.
+    #[error("cuda: no kernels in this build, because no nvcc was found or NVCC=off was set")]
+    KernelsNotBuilt,
+    /// The CUDA driver's library is not installed.
+    #[error("cuda: no driver, none of these loads: {searched}")]
+    DriverMissing {
+        /// File names that were tried.
+        searched: String,
+    },
+    /// A call of the CUDA driver failed.
+    #[error("cuda: {call} failed with code {code}")]
+    Driver {
+        /// The driver's function, or the first of those that the step makes.
+        call: &'static str,
+        /// The driver's `CUresult`.
+        code: u32,
+    },
+    /// The build holds no kernels for this device.
+    #[error("cuda: {device} has compute capability {capability}, kernels are built for {built}")]
+    DeviceUnsupported {
+        /// Name of the device.
+        device: String,
+        /// Its compute capability.
+        capability: String,
+        /// Architectures with machine code; PTX of the lowest.
+        built: String,
+    },
+    /// Host and device disagree about the parameters of the kernels.
+    #[error("cuda: {what} is {host:#x} on the host, {device:#x} on the device")]
+    AbiMismatch {
+        /// What differs.
+        what: &'static str,
+        /// The host's value.
+        host: u32,
+        /// The device's value.
+        device: u32,
+    },
 }
 
 impl Error {

@@ -8,6 +8,9 @@
 //! Data flows one way: [`routing`] (policy to mask table and category ids) → [`ops`]
 //! (gradients to the optimizer, records to the ledger) → [`provenance`] (queries).
 
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod cpu;
 mod error;
 pub mod ops;
@@ -19,6 +22,8 @@ pub mod routing;
 
 #[cfg(feature = "candle")]
 pub mod candle;
+// Calls of the driver are unsafe by nature; nothing else in the crate is.
+#[allow(unsafe_code)]
 pub mod cuda;
 
 pub use error::{Error, Result};

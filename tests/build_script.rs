@@ -1,0 +1,128 @@
+//! The build script's decisions: which compiler, which architectures, what the assembler said.
+
+#[path = "../build/compile.rs"]
+mod compile;
+#[path = "../build/toolkit.rs"]
+mod toolkit;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toolkit::{Compiler, architectures, find};
+
+/// Searches with these environment variables and none else.
+fn search(variables: &[(&str, &Path)], root: &Path) -> Compiler {
+    let variable = |name: &str| {
+        let found = variables.iter().find(|(given, _)| *given == name);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    find(&variable, root)
+}
+
+/// Puts an empty nvcc into a folder and returns its path.
+fn plant(folder: &Path) -> PathBuf {
+    fs::create_dir_all(folder).unwrap();
+    let program = folder.join(format!("nvcc{}", std::env::consts::EXE_SUFFIX));
+    fs::write(&program, "").unwrap();
+    program
+}
+
+#[test]
+fn compiler_is_searched_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let packaged = "lib/python3.11/site-packages/nvidia/cu13/bin";
+    assert_eq!(search(&[], root), Compiler::Missing);
+
+    let tools = plant(&root.join(".tools/cuda").join(packaged));
+    assert_eq!(search(&[], root), Compiler::Found(tools.clone()));
+    let environment = root.join("environment");
+    let venv = plant(&environment.join(packaged));
+    let mut variables = vec![("VIRTUAL_ENV", environment.as_path())];
+    assert_eq!(search(&variables, root), Compiler::Found(venv));
+    let folder = root.join("path");
+    let path = plant(&folder);
+    variables.push(("PATH", &folder));
+    assert_eq!(search(&variables, root), Compiler::Found(path));
+    let toolkit = root.join("toolkit");
+    let home = plant(&toolkit.join("bin"));
+    variables.push(("CUDA_PATH", &toolkit));
+    assert_eq!(search(&variables, root), Compiler::Found(home.clone()));
+    variables.push(("CUDA_HOME", root));
+    assert_eq!(search(&variables, root), Compiler::Found(home), "CUDA_HOME has no nvcc");
+    let named = Path::new("/somewhere/nvcc-13");
+    variables.push(("NVCC", named));
+    assert_eq!(search(&variables, root), Compiler::Found(named.into()));
+    variables.pop();
+    variables.push(("NVCC", Path::new("OFF")));
+    assert_eq!(search(&variables, root), Compiler::Refused);
+    assert_eq!(search(&[("NVCC", Path::new(""))], root), Compiler::Found(tools));
+}
+
+#[test]
+fn architectures_are_asked_for_or_known() {
+    let known = "sm_75\nsm_80\nsm_86\nsm_90\n";
+    assert_eq!(architectures(None, known), Ok(vec![80, 86, 90]));
+    assert_eq!(architectures(Some("90, 80,90"), known), Ok(vec![80, 90]));
+    for wrong in ["", "sm_80", "80,", "75", "-90"] {
+        let error = architectures(Some(wrong), known).unwrap_err();
+        assert!(error.contains(toolkit::ARCHITECTURES_VARIABLE), "{error}");
+    }
+    assert!(architectures(None, "sm_52").unwrap_err().contains("knows none"));
+}
+
+#[test]
+fn machine_code_for_all_and_ptx_for_the_lowest() {
+    let path = Path::new;
+    let arguments = compile::arguments(path("a.cu"), path("a.bin"), path("include"), &[80, 90]);
+    assert!(arguments.contains(&"arch=compute_80,code=[sm_80,compute_80]".into()));
+    assert!(arguments.contains(&"arch=compute_90,code=[sm_90]".into()));
+    assert!(arguments.ends_with(&["-I", "include", "-o", "a.bin", "a.cu"].map(String::from)));
+    assert!(!arguments.iter().any(|argument| argument.contains("fast")));
+}
+
+#[test]
+fn spills_and_stack_frames_are_refused() {
+    let report = |stack, stores, loads| {
+        format!(
+            "ptxas info    : Compiling entry function 'good' for 'sm_80'\n    0 bytes stack frame, 0 \
+             bytes spill stores, 0 bytes spill loads\nptxas info    : Used 8 registers\nptxas info    \
+             : Compiling entry function 'other' for 'sm_90'\n    {stack} bytes stack frame, {stores} \
+             bytes spill stores, {loads} bytes spill loads\n"
+        )
+    };
+    assert_eq!(compile::check_resources(&report(0, 0, 0)), Ok(()));
+    for (stack, stores, loads) in [(8, 0, 0), (0, 16, 0), (0, 0, 120)] {
+        let error = compile::check_resources(&report(stack, stores, loads)).unwrap_err();
+        assert!(error.contains("'other' for 'sm_90'") && !error.contains("good"), "{error}");
+    }
+}
+
+#[test]
+fn table_names_every_kernel() {
+    let table = compile::table(&[80, 90], &["probe".into()]);
+    assert!(table.contains("ARCHITECTURES: &[u32] = &[80, 90];"));
+    assert!(table.contains(r#"name: "probe", image: include_bytes!("#));
+    assert!(table.contains(r#""/probe.fatbin""#));
+    assert!(compile::table(&[], &[]).contains("KERNELS: &[Kernel] = &[\n];"));
+}
+
+#[test]
+fn a_compiler_that_fails_is_quoted() {
+    let error = compile::run(Path::new("/no/such/nvcc"), &["--version".into()]).unwrap_err();
+    assert!(error.contains("cannot start /no/such/nvcc --version"), "{error}");
+}
+
+#[test]
+fn every_variable_that_decides_is_watched() {
+    let asked = std::cell::RefCell::new(Vec::new());
+    let variable = |name: &str| {
+        asked.borrow_mut().push(name.to_owned());
+        None
+    };
+    find(&variable, Path::new("/no/such/folder"));
+    for name in asked.into_inner() {
+        assert!(name == "PATH" || toolkit::VARIABLES.contains(&name.as_str()), "{name}");
+    }
+}
