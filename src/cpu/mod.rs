@@ -30,6 +30,7 @@ mod embedding;
 mod factored;
 mod flush;
 mod formed;
+pub(crate) mod forward;
 mod gemm;
 mod im2col;
 mod linear;
