@@ -1,15 +1,24 @@
 //! `cargo xtask evaluate`: measurements over several seeds, resumable, recorded in `benches/record/`.
 
+mod attenuation;
+
 use anyhow::Result;
 use clap::Subcommand;
 
 /// What can be measured.
 #[derive(Subcommand)]
-pub enum Evaluation {}
+pub enum Evaluation {
+    /// Switching a region off against never having trained on its owner: runs of the example
+    /// over several seeds, about five minutes each on two cores. Finished runs are kept in
+    /// runs/evaluate/attenuation and not repeated.
+    Attenuation(attenuation::Arguments),
+}
 
 impl Evaluation {
     /// Measures and records.
     pub fn run(self) -> Result<()> {
-        match self {}
+        match self {
+            Self::Attenuation(arguments) => attenuation::run(&arguments),
+        }
     }
 }

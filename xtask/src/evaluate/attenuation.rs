@@ -1,0 +1,158 @@
+//! `cargo xtask evaluate attenuation`: does the dial do what never training would have done?
+
+mod picture;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::shell;
+
+/// How many runs, and how long.
+#[derive(Args)]
+pub struct Arguments {
+    /// Seeds 1 to this many.
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// Steps of each run; the example's own number when absent.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Write table and picture from the finished runs; start none.
+    #[arg(long)]
+    no_runs: bool,
+}
+
+/// A way to train: the name of its runs and the example's options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    Unrouted,
+    WithoutOwned,
+    All,
+    Up,
+}
+
+impl Variant {
+    pub const EACH: [Self; 4] = [Self::Unrouted, Self::WithoutOwned, Self::All, Self::Up];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unrouted => "unrouted",
+            Self::WithoutOwned => "without",
+            Self::All => "all",
+            Self::Up => "up",
+        }
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Unrouted => &["--policy", "none"],
+            Self::WithoutOwned => &["--policy", "none", "--without-owned"],
+            Self::All => &["--policy", "all"],
+            Self::Up => &["--policy", "up"],
+        }
+    }
+}
+
+/// What a run's `result.json` says, as far as it is needed here.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Outcome {
+    pub steps: u64,
+    pub train_seconds: f64,
+    pub parameters: usize,
+    pub policy_hash: Option<String>,
+    pub losses: Losses,
+}
+
+/// Noise-prediction losses; see the example's `evaluate` module.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Losses {
+    pub public: f64,
+    pub public_region_on: f64,
+    pub owned_no_style: f64,
+    pub owned: Vec<DialLoss>,
+}
+
+/// The owned group's loss at one dial.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DialLoss {
+    pub dial: f64,
+    pub loss: f64,
+    pub row_kept: f64,
+}
+
+/// The four runs of one seed.
+pub struct Seed {
+    pub seed: u64,
+    pub outcomes: [Outcome; 4],
+}
+
+impl Seed {
+    pub fn of(&self, variant: Variant) -> &Outcome {
+        let at = Variant::EACH.iter().position(|&known| known == variant);
+        &self.outcomes[at.expect("every variant is listed")]
+    }
+}
+
+/// Runs what is missing, then writes `benches/record/attenuation.{md,svg}`.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if !arguments.no_runs {
+        shell::run(shell::cargo().args(["build", "--release", "--example", "glyph_diffusion"]))?;
+    }
+    let mut seeds = Vec::new();
+    for seed in 1..=arguments.seeds {
+        let mut outcomes = Vec::new();
+        for variant in Variant::EACH {
+            let out = folder(variant, seed);
+            if !arguments.no_runs {
+                train(variant, seed, arguments.steps, &out)?;
+            }
+            outcomes.push(read(&out)?);
+        }
+        let outcomes = <[Outcome; 4]>::try_from(outcomes).expect("one per variant");
+        seeds.push(Seed { seed, outcomes });
+    }
+    let steps = seeds[0].outcomes[0].steps;
+    let same = seeds.iter().flat_map(|seed| &seed.outcomes).all(|run| run.steps == steps);
+    ensure!(same, "the finished runs differ in length; remove the odd ones and run again");
+    let record = shell::root().join("benches/record");
+    fs::create_dir_all(&record)?;
+    fs::write(record.join("attenuation.md"), table::write(&seeds))?;
+    picture::draw(&seeds, &record.join("attenuation.svg"))?;
+    println!("benches/record/attenuation.md and .svg written");
+    Ok(())
+}
+
+/// Where a run lives.
+fn folder(variant: Variant, seed: u64) -> PathBuf {
+    shell::root().join(format!("runs/evaluate/attenuation/{}-{seed}", variant.name()))
+}
+
+/// Starts a run, continues one that was interrupted, or leaves a finished one as it is.
+fn train(variant: Variant, seed: u64, steps: Option<u64>, out: &Path) -> Result<()> {
+    if out.join("result.json").exists() {
+        println!("{}: finished", out.display());
+        return Ok(());
+    }
+    let mut example = Command::new(shell::root().join("target/release/examples/glyph_diffusion"));
+    example.arg("--out").arg(out);
+    if out.join("run.json").exists() {
+        example.arg("--resume");
+    } else {
+        example.args(variant.options()).arg("--no-report").args(["--seed", &seed.to_string()]);
+        if let Some(steps) = steps {
+            example.args(["--steps", &steps.to_string()]);
+        }
+    }
+    shell::run(&mut example)
+}
+
+fn read(out: &Path) -> Result<Outcome> {
+    let path = out.join("result.json");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}

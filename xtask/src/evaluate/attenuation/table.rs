@@ -1,0 +1,192 @@
+//! `attenuation.md`.
+
+use std::fmt::Write;
+
+use super::{DialLoss, Losses, Seed, Variant};
+
+/// A claim about a routed run, against the unrouted run and the one without the group.
+struct Claim {
+    text: &'static str,
+    /// Value of a seed, in percent.
+    value: fn(&Seed, Variant) -> f64,
+    /// What it must be.
+    target: &'static str,
+    holds: fn(f64) -> bool,
+}
+
+const CLAIMS: [Claim; 4] = [
+    Claim {
+        text: "public typefaces, region off, over unrouted",
+        value: |seed, variant| {
+            100.0 * (seed.of(variant).losses.public / unrouted(seed).public - 1.0)
+        },
+        target: "≤ +3 %",
+        holds: |value| value <= 3.0,
+    },
+    Claim {
+        text: "owned group, dial 1, over unrouted",
+        value: |seed, variant| {
+            100.0 * (first(seed, variant).loss / unrouted(seed).owned[0].loss - 1.0)
+        },
+        target: "≤ +10 %",
+        holds: |value| value <= 10.0,
+    },
+    Claim {
+        text: "rise at dial 0 over the rise of never training on it",
+        value: |seed, variant| {
+            let rise = last(seed, variant).loss - first(seed, variant).loss;
+            let never = without(seed).owned_no_style - unrouted(seed).owned[0].loss;
+            100.0 * rise / never
+        },
+        target: "≥ 75 %",
+        holds: |value| value >= 75.0,
+    },
+    Claim {
+        text: "the same, style row kept",
+        value: |seed, variant| {
+            let rise = last(seed, variant).row_kept - first(seed, variant).row_kept;
+            let never = without(seed).owned[0].row_kept - unrouted(seed).owned[0].row_kept;
+            100.0 * rise / never
+        },
+        target: "≥ 75 %",
+        holds: |value| value >= 75.0,
+    },
+];
+
+fn unrouted(seed: &Seed) -> &Losses {
+    &seed.of(Variant::Unrouted).losses
+}
+
+fn without(seed: &Seed) -> &Losses {
+    &seed.of(Variant::WithoutOwned).losses
+}
+
+fn first(seed: &Seed, variant: Variant) -> &DialLoss {
+    &seed.of(variant).losses.owned[0]
+}
+
+fn last(seed: &Seed, variant: Variant) -> &DialLoss {
+    seed.of(variant).losses.owned.last().expect("at least dial 1")
+}
+
+fn monotone(seed: &Seed, variant: Variant) -> bool {
+    let dials = &seed.of(variant).losses.owned;
+    dials.windows(2).all(|pair| pair[0].loss < pair[1].loss && pair[0].row_kept < pair[1].row_kept)
+}
+
+/// Mean and sample standard deviation.
+pub fn spread(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
+}
+
+/// The whole page.
+pub fn write(seeds: &[Seed]) -> String {
+    let outcome = &seeds[0].outcomes[0];
+    let opening = format!(
+        "# Attenuation\n\n\
+         `cargo xtask evaluate attenuation`: {} seeds × four ways to train the example's model \
+         ({} parameters, {} steps of its default batch).\n\n\
+         ![loss of the owned group against the dial](attenuation.svg)\n\n",
+        seeds.len(),
+        outcome.parameters,
+        outcome.steps
+    );
+    opening + EXPLANATION + &claims(seeds) + &losses(seeds) + &closing(seeds)
+}
+
+fn claims(seeds: &[Seed]) -> String {
+    let names: String = seeds.iter().map(|seed| format!("seed {} | ", seed.seed)).collect();
+    let rule = "---:|".repeat(seeds.len() + 1);
+    let mut page = format!(
+        "\n## What must hold\n\n\
+         | | policy | target | {names}mean | holds |\n|---|---|---|{rule}---|\n"
+    );
+    let mut row = |text: &str, variant: Variant, target: &str, cells: String, holds: usize| {
+        let (name, count) = (variant.name(), seeds.len());
+        writeln!(page, "| {text} | {name} | {target} | {cells} | {holds} of {count} |")
+            .expect("a string takes any text");
+    };
+    for claim in &CLAIMS {
+        for variant in [Variant::All, Variant::Up] {
+            let values: Vec<f64> = seeds.iter().map(|seed| (claim.value)(seed, variant)).collect();
+            let holds = values.iter().filter(|&&value| (claim.holds)(value)).count();
+            let (mean, _) = spread(&values);
+            let cells: String = values.iter().map(|value| format!("{value:+.1} % | ")).collect();
+            row(claim.text, variant, claim.target, format!("{cells}{mean:+.1} %"), holds);
+        }
+    }
+    for variant in [Variant::All, Variant::Up] {
+        let each: Vec<bool> = seeds.iter().map(|seed| monotone(seed, variant)).collect();
+        let cells: String = each.iter().map(|&yes| if yes { "yes | " } else { "no | " }).collect();
+        let holds = each.iter().filter(|&&yes| yes).count();
+        row("loss rises with every step of the dial down", variant, "yes", cells, holds);
+    }
+    page
+}
+
+/// Loss tables: mean ± standard deviation over the seeds.
+fn losses(seeds: &[Seed]) -> String {
+    let mut page = String::from(
+        "\n## Losses\n\nMean ± standard deviation over the seeds.\n\n\
+         | | unrouted | without the group | all blocks | up blocks |\n|---|---|---|---|---|\n",
+    );
+    let mut row = |name: &str, value: &dyn Fn(&Losses) -> Option<f64>| {
+        let cell = |&variant: &Variant| {
+            let each = seeds.iter().map(|seed| value(&seed.of(variant).losses));
+            match each.collect::<Option<Vec<f64>>>() {
+                Some(values) => {
+                    let (mean, deviation) = spread(&values);
+                    format!("{mean:.4} ± {deviation:.4}")
+                }
+                None => "–".into(),
+            }
+        };
+        let cells: Vec<String> = Variant::EACH.iter().map(cell).collect();
+        writeln!(page, "| {name} | {} |", cells.join(" | ")).expect("a string takes any text");
+    };
+    row("public typefaces, as trained", &|losses| Some(losses.public));
+    row("public typefaces, region on", &|losses| Some(losses.public_region_on));
+    row("owned group without a style", &|losses| Some(losses.owned_no_style));
+    for (k, dial) in seeds[0].of(Variant::All).losses.owned.iter().enumerate() {
+        let dial = dial.dial;
+        row(&format!("owned group, dial {dial}"), &|losses| Some(losses.owned.get(k)?.loss));
+        row(&format!("owned group, dial {dial}, style row kept"), &|losses| {
+            Some(losses.owned.get(k)?.row_kept)
+        });
+    }
+    page
+}
+
+fn closing(seeds: &[Seed]) -> String {
+    let seconds: f64 = seeds.iter().flat_map(|s| &s.outcomes).map(|o| o.train_seconds).sum();
+    let hash = |variant: Variant| {
+        let hash = seeds[0].of(variant).policy_hash.as_deref()?;
+        Some(format!("`{}` {}", variant.name(), hash.get(..16)?))
+    };
+    let hashes: Vec<String> = Variant::EACH.into_iter().filter_map(hash).collect();
+    format!(
+        "\nPolicy hashes begin: {}. Training took {:.0} minutes in all.\n",
+        hashes.join(", "),
+        seconds / 60.0
+    )
+}
+
+const EXPLANATION: &str = "\
+Losses are noise-prediction errors of the averaged weights. Every run answers the same questions: \
+the same glyphs, noise levels and noise (common random numbers), whatever its own seed.
+
+- **unrouted**: everybody trains everything, all channels always on.
+- **without the group**: the same, but the rights-tracked group is left out of training.
+- **all blocks**, **up blocks**: the two shipped policies. The group owns 16 channels in every \
+  residual block, or in the up blocks only, and the rows of the style embedding that name its \
+  typefaces; it trains nothing else. Public samples see the region off.
+
+The dial fades the region's channels and, for the owned samples, their style embedding towards \
+that of no style, since its row is part of the region: at 0 the model is asked without a style. So \
+is the run that never saw the group, for which no row was ever trained: both are asked at the \
+same conditioning. The rows \"style row kept\" fade the channels alone and keep the row; the run \
+without the group is then asked with its row as it was initialised.
+";
