@@ -1,6 +1,6 @@
 //! What all routed modules share: building, registering, calling.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::op::{Handle, apply};
 use super::parameters::{Init, Scope};
@@ -96,10 +96,12 @@ impl Layer {
     ) -> Result<Tensor> {
         let op = self.handle.call(problem)?;
         let x = x.map(Tensor::contiguous).transpose()?;
-        let (detached, bias) = (x.as_ref().map(Tensor::detach), self.bias.as_ref());
+        // Candle's CPU products take no bf16; rounding once at the end is what is wanted anyway.
+        let wide = |tensor: &Tensor| tensor.detach().to_dtype(DType::F32);
+        let (detached, bias) = (x.as_ref().map(wide).transpose()?, self.bias.as_ref());
         let output =
-            value(detached.as_ref(), &self.weight.detach(), bias.map(Tensor::detach).as_ref())?;
-        apply(op, x.as_ref(), &self.weight, bias, &output)
+            value(detached.as_ref(), &wide(&self.weight)?, bias.map(wide).transpose()?.as_ref())?;
+        apply(op, x.as_ref(), &self.weight, bias, &output.to_dtype(self.weight.dtype())?)
     }
 }
 

@@ -161,6 +161,14 @@ impl Parameters {
         self.assign(&candle_core::safetensors::load(path, &Device::Cpu)?)
     }
 
+    /// A copy of all parameters as they are now, for [`Parameters::assign`].
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn snapshot(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+        self.all().into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?))).collect()
+    }
+
     /// Sets all parameters, in place.
     ///
     /// # Errors

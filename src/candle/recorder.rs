@@ -7,9 +7,9 @@ use candle_core::{Tensor, TensorId};
 use super::batch::Batch;
 use super::governance::Governance;
 use super::slot::Slot;
+use crate::cpu::Cpu;
 use crate::projection::{Sketch, SketchKind};
 use crate::provenance::StepRecord;
-use crate::reference::Reference;
 use crate::routing::{CompiledPolicy, LayerSpec, ModelLayout, Switches};
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ pub struct ProbeRecord {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub backend: Reference,
+    pub backend: Cpu,
     /// What is recorded; none routes only.
     pub sketch: Option<(SketchKind, u32)>,
     pub layers: Vec<Layer>,
@@ -103,7 +103,7 @@ impl Recorder {
 
     fn with(sketch: Option<(SketchKind, u32)>) -> Self {
         Self(Arc::new(Mutex::new(State {
-            backend: Reference,
+            backend: Cpu::new(),
             sketch,
             layers: Vec::new(),
             governance: None,

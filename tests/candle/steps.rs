@@ -1,0 +1,121 @@
+//! What a step takes and what it refuses; coverage; parameters.
+
+use candle_core::{DType, Module, Tensor};
+use gradroute::Error;
+use gradroute::candle::{AdamW, AdamWConfig, Batch, Init, RoutedLinear};
+
+use crate::support::*;
+
+#[test]
+fn a_layer_called_twice_adds_up_before_it_is_measured() {
+    let (recorder, parameters, scope) = fresh();
+    let layer = RoutedLinear::new(4, 4, true, &scope.at("l")).unwrap();
+    let x = random(&[3, 2, 4], 1);
+    let forward = |x: &Tensor| layer.forward(&layer.forward(x)?.silu()?);
+    recorder.begin_step(batch(3)).unwrap();
+    let grads = loss(&forward(&x).unwrap()).unwrap().backward().unwrap();
+    let record = recorder.finish_step().unwrap();
+    let plain = |x: &Tensor| {
+        let once = |x: &Tensor| {
+            x.broadcast_matmul(&layer.weight().t()?)?.broadcast_add(layer.bias().unwrap())
+        };
+        loss(&once(&once(x)?.silu()?)?)
+    };
+    let expected = plain(&x).unwrap().backward().unwrap();
+    for name in ["l.weight", "l.bias"] {
+        let given = gradient(&grads, &parameters, name);
+        assert_close(name, &given, &gradient(&expected, &parameters, name), 1e-5);
+    }
+    for n in 0..3 {
+        let alone = plain(&x.narrow(0, n, 1).unwrap()).unwrap().backward().unwrap();
+        let (w, b) =
+            (gradient(&alone, &parameters, "l.weight"), gradient(&alone, &parameters, "l.bias"));
+        let sq: f32 = w.iter().chain(&b).map(|g| g * g).sum();
+        assert_close("norm", &[record.sq_norm[n]], &[sq], 1e-5);
+        let rows: Vec<f32> =
+            w.chunks_exact(4).zip(&b).flat_map(|(w, b)| [w, &[*b]].concat()).collect();
+        let given = &record.sketch[n * BUCKETS..][..BUCKETS];
+        assert_close("sketch", given, &count_sketch(0, 5, &rows), 1e-5);
+    }
+}
+
+#[test]
+fn what_cannot_be_recorded_is_refused_by_name() {
+    let (recorder, parameters, scope) = fresh();
+    let layer = RoutedLinear::new(4, 2, true, &scope.at("deep.layer")).unwrap();
+    let refused = RoutedLinear::from_tensors(layer.weight(), None, &scope.at("tied")).unwrap_err();
+    assert!(typed(&refused).contains("tied") && typed(&refused).contains("deep.layer"));
+    assert!(
+        typed(&RoutedLinear::new(4, 2, true, &scope.at("deep.layer")).unwrap_err())
+            .contains("name")
+    );
+    let derived = (layer.weight() * 2.0).unwrap();
+    let refused = RoutedLinear::from_tensors(&derived, None, &scope.at("derived")).unwrap_err();
+    assert!(typed(&refused).contains("computed from variables"));
+    assert!(recorder.finish_step().unwrap_err().to_string().contains("begin_step"));
+
+    let x = random(&[3, 4], 1);
+    let early = loss(&layer.forward(&x).unwrap()).unwrap();
+    let text = typed(&early.backward().unwrap_err());
+    assert!(text.contains("deep.layer") && text.contains("begin_step"), "{text}");
+    recorder.begin_step(batch(3)).unwrap();
+    assert!(recorder.begin_step(batch(3)).unwrap_err().to_string().contains("still open"));
+    assert!(typed(&early.backward().unwrap_err()).contains("outside this step"));
+    let text = typed(&layer.forward(&random(&[2, 4], 1)).unwrap_err());
+    assert!(text.contains("deep.layer") && text.contains("samples of the batch"), "{text}");
+    let late = RoutedLinear::new(4, 2, true, &scope.at("late")).unwrap_err();
+    assert!(typed(&late).contains("late"));
+
+    let once = loss(&layer.forward(&x).unwrap()).unwrap();
+    let grads = once.backward().unwrap();
+    assert!(typed(&once.backward().unwrap_err()).contains("ran already"));
+    let again = loss(&layer.forward(&x).unwrap()).unwrap();
+    assert!(typed(&again.backward().unwrap_err()).contains("micro-batches"));
+    let mut optimizer = AdamW::new(&parameters, &recorder, AdamWConfig::default()).unwrap();
+    assert!(typed(&optimizer.step(&grads, 1e-3).unwrap_err()).contains("finish_step"));
+    recorder.abandon();
+    assert!(typed(&optimizer.step(&grads, 1e-3).unwrap_err()).contains("no step was finished"));
+
+    let short = Batch { gates: Some(vec![1.0]), ..batch(3) };
+    assert!(recorder.begin_step(short).unwrap_err().to_string().contains("batch.gates"));
+    let text = typed(&layer.forward(&random(&[3, 5], 1)).unwrap_err());
+    assert!(text.contains("deep.layer") && text.contains("4"), "{text}");
+    let half = x.to_dtype(DType::F16).unwrap();
+    assert!(typed(&layer.forward(&half).unwrap_err()).contains("F32"));
+    assert!(matches!(gradroute::problem::Norm::batch(), Err(Error::Refused { .. })));
+}
+
+#[test]
+fn coverage_names_what_was_not_reached() {
+    let (recorder, parameters, scope) = fresh();
+    let used = RoutedLinear::new(4, 2, true, &scope.at("used")).unwrap();
+    RoutedLinear::new(4, 2, false, &scope.at("idle")).unwrap();
+    parameters.create("loose", 2, Init::Ones).unwrap();
+    recorder.begin_step(batch(3)).unwrap();
+    loss(&used.forward(&random(&[3, 4], 1)).unwrap()).unwrap().backward().unwrap();
+    recorder.finish_step().unwrap();
+    let coverage = recorder.coverage(&parameters);
+    assert_eq!(coverage.share(), 0.5);
+    let names: Vec<&str> = coverage.unobserved().map(|p| p.name.as_str()).collect();
+    assert_eq!(names, ["idle.weight", "loose"]);
+    let text = coverage.to_string();
+    assert!(text.starts_with("50.00 %") && text.contains("layer idle was not reached"), "{text}");
+}
+
+#[test]
+fn parameters_depend_on_their_name_only_and_survive_a_file() {
+    let (_, parameters, scope) = fresh();
+    RoutedLinear::new(4, 2, true, &scope.at("a")).unwrap();
+    let kept = flat(&parameters.get("a.weight").unwrap());
+    assert!(kept.iter().all(|x| x.abs() <= 0.5) && kept.iter().any(|x| x.abs() > 0.25));
+    let (_, others, scope) = fresh();
+    RoutedLinear::new(9, 9, true, &scope.at("first")).unwrap();
+    RoutedLinear::new(4, 2, true, &scope.at("a")).unwrap();
+    assert_eq!(flat(&others.get("a.weight").unwrap()), kept);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    parameters.save(file.path()).unwrap();
+    assert!(typed(&others.load(file.path()).unwrap_err()).contains("first.weight"));
+    parameters.get("a.weight").unwrap().set(&random(&[2, 4], 8)).unwrap();
+    parameters.load(file.path()).unwrap();
+    assert_eq!(flat(&parameters.get("a.weight").unwrap()), kept);
+}
