@@ -27,3 +27,8 @@ pub mod candle;
 pub mod cuda;
 
 pub use error::{Error, Result};
+
+/// The README's example, compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
