@@ -48,7 +48,7 @@ macro_rules! suite {
             }
 
             #[test]
-            #[ignore = "takes a minute"]
+            #[ignore = "takes minutes"]
             fn close_large() {
                 close::large($make);
             }
