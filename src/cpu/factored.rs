@@ -6,10 +6,10 @@ use faer::MatMut;
 use faer::prelude::ReborrowMut;
 use rayon::prelude::*;
 
-use super::flush;
+use super::flush::{self, EDGE, Hashes};
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
 use super::regions::{Rect, pieces, route};
-use super::workspace::{Grow, Threads};
+use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::{LinearInputs, Options};
 use crate::problem::{GradientShape, Rows};
 
@@ -267,6 +267,58 @@ impl Operands<'_> {
                 let right = right.subrows(rows.start, rows.len());
                 gemm(view_mut(sketch, k_o, k_i, k_i), Write::Add, scale * weight, left, right);
             });
+        }
+    }
+
+    /// Count sketches without the bias column, `[N, K]`, from the rows' outer products, which
+    /// are sketched as they arise. `hashes` are the whole matrix's.
+    pub(crate) fn counts(&self, hashes: &Hashes, sketch: &mut [f32], threads: &mut Threads) {
+        threads.prepare();
+        let threads = &*threads;
+        let kept = sketch.len() / self.rows.samples().max(1);
+        let whole = Rect::whole(self.shape);
+        let routed = self.options.sketch_routed;
+        let unrouted = Options { routing: None, ..*self.options };
+        let cut = if routed { self.options } else { &unrouted };
+        sketch.fill(0.0);
+        sketch.par_chunks_exact_mut(kept.max(1)).enumerate().for_each(|(n, sketch)| {
+            let scratch = &mut *threads.own();
+            scratch.buckets.reset(kept);
+            for (at, region) in pieces(&whole, self.shape, cut) {
+                let weight = if routed { route(self.options, n, region) } else { 1.0 };
+                if weight != 0.0 {
+                    self.count_piece(n, &at, weight, hashes, scratch);
+                }
+            }
+            scratch.buckets.fold_into(self.options.sample_scale, sketch);
+        });
+    }
+
+    fn count_piece(
+        &self,
+        n: usize,
+        at: &Rect,
+        weight: f32,
+        hashes: &Hashes,
+        scratch: &mut Scratch,
+    ) {
+        let (outputs, inputs) = (self.shape.outputs(), self.shape.inputs());
+        let blocks = at.inputs.start / EDGE..at.inputs.end.div_ceil(EDGE);
+        let x = scratch.panel.grown(blocks.len() * EDGE);
+        // Blocks that reach beyond the piece see zeros there.
+        x.fill(0.0);
+        let first = at.inputs.start - blocks.start * EDGE;
+        for r in self.rows.range(n) {
+            let from = &self.inputs.x[r * inputs..][at.inputs.clone()];
+            x[first..first + from.len()].copy_from_slice(from);
+            for band in at.outputs.start / EDGE..at.outputs.end.div_ceil(EDGE) {
+                let dy = std::array::from_fn(|e| match band * EDGE + e {
+                    o if at.outputs.contains(&o) => weight * self.inputs.dy[r * outputs + o],
+                    _ => 0.0,
+                });
+                let hashes = &hashes.band(band)[blocks.clone()];
+                flush::count_outer(&dy, x, hashes, &mut scratch.buckets);
+            }
         }
     }
 

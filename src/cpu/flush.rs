@@ -4,7 +4,7 @@
 //! multiple of 8 on both sides of the gradient matrix, so that it consists of whole
 //! micro-blocks of the count sketch. Zeros add nothing, so padding is never told apart.
 
-use crate::projection::{MicroBlock, micro_block};
+use crate::projection::{MicroBlock, micro_blocks};
 
 /// Edge of a micro-block.
 pub(crate) const EDGE: usize = 8;
@@ -68,12 +68,13 @@ impl Hashes {
         debug_assert!(output.is_multiple_of(EDGE) && input.is_multiple_of(EDGE));
         self.width = columns.div_ceil(EDGE);
         self.blocks.clear();
-        for o in 0..rows.div_ceil(EDGE) {
-            for i in 0..self.width {
-                let (o, i) = ((output / EDGE + o) as u32, (input / EDGE + i) as u32);
-                self.blocks.push(micro_block(key, o, i, buckets));
+        let inputs = (input / EDGE) as u32..(input / EDGE + self.width) as u32;
+        pulp::Arch::new().dispatch(|| {
+            for o in 0..rows.div_ceil(EDGE) {
+                let o = (output / EDGE + o) as u32;
+                micro_blocks(key, o, inputs.clone(), buckets, |hash| self.blocks.push(hash));
             }
-        }
+        });
     }
 
     /// Blocks of a band of 8 rows.
@@ -127,6 +128,37 @@ pub(crate) fn add_scaled(out: &mut [f32], weight: f32, row: &[f32]) {
             *out += weight * g;
         }
     });
+}
+
+/// Adds the outer product `dy · xᵀ` of 8 outputs and `8 · hashes` inputs to the count sketch,
+/// without ever writing it down.
+pub(crate) fn count_outer(
+    dy: &[f32; EDGE],
+    x: &[f32],
+    hashes: &[MicroBlock],
+    buckets: &mut Buckets,
+) {
+    let (x, _) = x.as_chunks::<EDGE>();
+    let (hashes, x) = (&hashes[..x.len()], x);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return simd.vectorize(avx2::Outer { simd, dy, x, hashes, buckets });
+    }
+    portable_outer(dy, x, hashes, buckets);
+}
+
+fn portable_outer(
+    dy: &[f32; EDGE],
+    x: &[[f32; EDGE]],
+    hashes: &[MicroBlock],
+    buckets: &mut Buckets,
+) {
+    for (j, (x, hash)) in x.iter().zip(hashes).enumerate() {
+        let sums = window(buckets, hash, j);
+        for e in 0..BLOCK {
+            sums[e ^ hash.xor as usize] += hash.sign(e) * dy[e / EDGE] * x[e % EDGE];
+        }
+    }
 }
 
 fn measure<const SQUARE: bool, const COUNT: bool>(
@@ -210,6 +242,54 @@ mod avx2 {
         lanes
     };
 
+    /// Entry `x` holds [`SHIFTS`] with lane `c` moved to lane `c ^ x`.
+    const MOVED_SHIFTS: [[[u32; EDGE]; 4]; EDGE] = {
+        let mut moved = [[[0; EDGE]; 4]; EDGE];
+        let mut at = 0;
+        while at < 4 * EDGE * EDGE {
+            let (x, q, c) = (at / (4 * EDGE), at / EDGE % 4, at % EDGE);
+            moved[x][q][c ^ x] = SHIFTS[q][c];
+            at += 1;
+        }
+        moved
+    };
+
+    /// An outer product on AVX2: all 8 rows share one permuted stretch of `x`.
+    pub(super) struct Outer<'a> {
+        pub(super) simd: V3,
+        pub(super) dy: &'a [f32; EDGE],
+        pub(super) x: &'a [[f32; EDGE]],
+        pub(super) hashes: &'a [MicroBlock],
+        pub(super) buckets: &'a mut Buckets,
+    }
+
+    impl pulp::NullaryFnOnce for Outer<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let Self { simd, dy, x, hashes, buckets } = self;
+            let dy: [f32x8; EDGE] = dy.map(|dy| simd.splat_f32x8(dy));
+            let negative = simd.splat_u32x8(1 << 31);
+            for (j, (x, hash)) in x.iter().zip(hashes).enumerate() {
+                let words = [hash.signs as u32, (hash.signs >> 32) as u32];
+                let words = words.map(|word| simd.splat_u32x8(word));
+                let xor = hash.xor as usize % (EDGE * EDGE);
+                let lanes: __m256i = cast(PERMUTATIONS[xor % EDGE]);
+                let x: __m256 = simd.avx2._mm256_permutevar8x32_ps(cast(*x), lanes);
+                let shifts = &MOVED_SHIFTS[xor % EDGE];
+                let (sums, _) = window(buckets, hash, j).as_chunks_mut::<EDGE>();
+                let sums: &mut [[f32; EDGE]; EDGE] = sums.try_into().expect("8 rows of 8");
+                for r in 0..EDGE {
+                    let sign = simd.shl_dyn_u32x8(words[r / 4], cast(shifts[r % 4]));
+                    let signed = simd.xor_u32x8(cast(x), simd.and_u32x8(sign, negative));
+                    let sum = &mut sums[r ^ (xor / EDGE)];
+                    *sum = cast(simd.mul_add_f32x8(dy[r], cast(signed), cast(*sum)));
+                }
+            }
+        }
+    }
+
     /// A band on AVX2: the permutation within 8 lanes is one shuffle, the permutation of the 8
     /// rows is an address, a sign is an exclusive or.
     pub(super) struct Measure<'a, const SQUARE: bool, const COUNT: bool> {
@@ -266,6 +346,7 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::projection::micro_block;
 
     /// Integers, so that every order of summation gives the same bits.
     fn tile(rows: usize, columns: usize) -> Vec<f32> {
@@ -309,6 +390,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_outer_product_is_sketched_as_if_it_had_been_formed() {
+        let (buckets, columns) = (192, 72);
+        let (dy, x) = ([3.0, -1.0, 0.0, 2.0, 5.0, -4.0, 1.0, 7.0], tile(1, columns));
+        let band: Vec<f32> = dy.iter().flat_map(|dy| x.iter().map(move |x| dy * x)).collect();
+        let mut hashes = Hashes::default();
+        hashes.set([4, 5], buckets, [8, 0], [8, columns]);
+        let sketch = |run: &dyn Fn(&mut Buckets)| {
+            let (mut sums, mut sketch) = (Buckets::default(), vec![0.0; buckets]);
+            sums.reset(buckets);
+            run(&mut sums);
+            sums.fold_into(1.0, &mut sketch);
+            sketch
+        };
+        let formed = sketch(&|sums| count(&band, hashes.band(0), sums));
+        assert_eq!(sketch(&|sums| count_outer(&dy, &x, hashes.band(0), sums)), formed);
+        let (cells, _) = x.as_chunks();
+        assert_eq!(sketch(&|sums| portable_outer(&dy, cells, hashes.band(0), sums)), formed);
     }
 
     #[test]

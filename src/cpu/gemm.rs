@@ -34,20 +34,47 @@ pub(crate) enum Write {
 
 /// `c (+)= alpha · a · b` on this thread.
 pub(crate) fn gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    run(c, write, alpha, a, b, Par::Seq);
-}
-
-/// As [`gemm`], on all threads of the current rayon pool.
-pub(crate) fn par_gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    run(c, write, alpha, a, b, Par::rayon(0));
-}
-
-fn run(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>, par: Par) {
     let accum = match write {
         Write::Replace => Accum::Replace,
         Write::Add => Accum::Add,
     };
-    matmul(c, accum, a, b, alpha, par);
+    matmul(c, accum, a, b, alpha, Par::Seq);
+}
+
+/// As [`gemm`], on all threads of the current rayon pool.
+///
+/// The library's own threads wait for each other by spinning, which starves a busy machine;
+/// pieces of the product need no waiting.
+pub(crate) fn par_gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    let threads = rayon::current_num_threads();
+    // Two pieces each even out what other work takes from a thread.
+    let pieces = if threads == 1 { 1 } else { 2 * threads };
+    split(c, write, alpha, a, b, pieces);
+}
+
+/// Halves the longer side of `c` until `pieces` are left or none is worth a task.
+fn split(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>, pieces: usize) {
+    const SMALLEST: usize = 1 << 18;
+    let (m, n) = (c.nrows(), c.ncols());
+    if pieces < 2 || m * n * a.ncols() < SMALLEST {
+        return gemm(c, write, alpha, a, b);
+    }
+    let half = pieces / 2;
+    // Multiples of the micro-kernel's extents leave no ragged edge in between.
+    let cut = |extent: usize| (extent * half / pieces).next_multiple_of(24).min(extent);
+    if m >= n {
+        let ((c0, c1), (a0, a1)) = (c.split_at_row_mut(cut(m)), a.split_at_row(cut(m)));
+        rayon::join(
+            || split(c0, write, alpha, a0, b, half),
+            || split(c1, write, alpha, a1, b, pieces - half),
+        );
+    } else {
+        let ((c0, c1), (b0, b1)) = (c.split_at_col_mut(cut(n)), b.split_at_col(cut(n)));
+        rayon::join(
+            || split(c0, write, alpha, a, b0, half),
+            || split(c1, write, alpha, a, b1, pieces - half),
+        );
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::bias;
 use super::buffers::{narrow, same_mut, widened, with_total};
 use super::factored::{Gathered, Operands};
+use super::flush::Hashes;
 use super::formed::{self, Job, Partials, Signs};
 use super::gemm::{view, view_mut};
 use super::regions::mark_touched;
@@ -37,6 +38,7 @@ pub(crate) struct Buffers {
     signs: [Vec<f32>; 2],
     projected: [Vec<f32>; 2],
     gathered: Gathered,
+    hashes: Hashes,
     pub(crate) partials: Partials,
     pub(crate) threads: Threads,
 }
@@ -45,6 +47,7 @@ impl Buffers {
     pub(crate) fn bytes(&self) -> usize {
         let own = bytes([&self.total, &self.bias_sums, &self.bias]);
         let sketching = bytes(self.signs.iter().chain(&self.projected));
+        let sketching = sketching + self.hashes.bytes();
         own + sketching + self.gathered.bytes() + self.partials.bytes() + self.threads.bytes()
     }
 }
@@ -110,7 +113,7 @@ fn records_and_dw<T: Element>(
     let (shape, options) = (operands.shape, operands.options);
     let kind = options.sketch.map(|sketch| sketch.kind());
     let plan = plan_linear(problem, request, kind);
-    let Buffers { total, signs, projected, gathered, partials, threads, .. } = buffers;
+    let Buffers { total, signs, projected, gathered, hashes, partials, threads, .. } = buffers;
     let signs = match (plan.sketch, kind, options.sketch) {
         (
             Some(Sketching::ProjectRows | Sketching::ProjectTiles),
@@ -132,6 +135,13 @@ fn records_and_dw<T: Element>(
     {
         let [left, right] = projected;
         operands.sketches(signs, sketch, [left, right]);
+    }
+    if let (Some(Sketching::CountRows), Some(projection), Some(sketch)) =
+        (plan.sketch, options.sketch, &mut out.sketch)
+    {
+        let size = [shape.outputs(), shape.inputs()];
+        hashes.set(projection.key(), projection.len(), [0, 0], size);
+        operands.counts(hashes, sketch, threads);
     }
     if plan.path == Path::Factored {
         if let (Some(Norms::Gram), Some(sq_norm)) = (plan.norms, &mut out.sq_norm) {

@@ -1,7 +1,7 @@
 //! The two-sided sketch's sign matrices, drawn anew for every call.
 
 use super::workspace::Grow;
-use crate::projection::{Side, sign_row};
+use crate::projection::{Side, sign_rows};
 
 /// `P [rows, k]`, row-major, into `buffer`.
 pub(crate) fn draw(
@@ -12,8 +12,6 @@ pub(crate) fn draw(
     buffer: &mut Vec<f32>,
 ) -> &[f32] {
     let signs = buffer.grown(rows * k);
-    for (row, signs) in signs.chunks_exact_mut(k).enumerate() {
-        sign_row(key, side, row as u32, signs);
-    }
+    pulp::Arch::new().dispatch(|| sign_rows(key, side, k, signs));
     signs
 }

@@ -75,6 +75,8 @@ pub enum Norms {
 pub enum Sketching {
     /// Count sketch of the formed tiles.
     CountTiles,
+    /// Count sketch of each row's outer product, as it arises.
+    CountRows,
     /// `P_oᵀ · tile · P_i` of the formed tiles.
     ProjectTiles,
     /// `(dY P_o)ᵀ (X P_i)`.
@@ -114,6 +116,9 @@ impl Plan {
                 "with this many rows per sample a pass over the formed tiles costs less than \
                  products of rows"
             }
+            (Path::Factored, Some(Sketching::CountRows), _) => {
+                "with this few rows per sample their outer products are sketched one by one"
+            }
             (Path::Factored, None, None) => "nothing is recorded, so dW is one product",
             (Path::Factored, ..) => {
                 "with this few rows per sample products of rows cost less than forming gradients"
@@ -124,7 +129,8 @@ impl Plan {
     /// What the caller should know.
     pub fn notes(&self) -> Vec<&'static str> {
         let mut notes = Vec::new();
-        if self.sketch == Some(Sketching::CountTiles) && self.rows <= FEW_ROWS {
+        let counts = matches!(self.sketch, Some(Sketching::CountTiles | Sketching::CountRows));
+        if counts && self.rows <= FEW_ROWS {
             notes.push(
                 "a count sketch of few rows costs as much as forming their outer products; the \
                  two-sided sketch has a factored form and is the default here",
@@ -148,6 +154,7 @@ impl fmt::Display for Plan {
         }
         match self.sketch {
             Some(Sketching::CountTiles) => write!(f, "; count sketch of the tiles")?,
+            Some(Sketching::CountRows) => write!(f, "; count sketch of the rows' products")?,
             Some(Sketching::ProjectTiles) => write!(f, "; two-sided sketch of the tiles")?,
             Some(Sketching::ProjectRows) => write!(f, "; two-sided sketch of the rows")?,
             None => {}
@@ -161,11 +168,13 @@ impl fmt::Display for Plan {
 /// Costs in multiply-adds of a large matrix product, as measured on an AVX2 core.
 mod cost {
     /// Writing an element of a formed tile, reading it, adding it to `dw`.
-    pub(super) const TILE: f64 = 6.0;
+    pub(super) const TILE: f64 = 7.0;
     /// Squaring it as well.
     pub(super) const SQUARE: f64 = 1.0;
     /// Count-sketching it.
-    pub(super) const COUNT: f64 = 6.0;
+    pub(super) const COUNT: f64 = 5.0;
+    /// Count-sketching an element of one row's outer product.
+    pub(super) const COUNT_ROW: f64 = 5.0;
     /// A multiply-add of a product as narrow as a two-sided sketch.
     pub(super) const NARROW: f64 = 2.0;
 }
@@ -200,13 +209,15 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
         forming += total * outer;
     }
     let counted = matches!(kind, Some(SketchKind::Count { .. }));
-    let formed = forming + by_rows.min(by_tiles);
+    let (factored, formed) = if counted {
+        (factored + total * outer * cost::COUNT_ROW, forming + filled * outer * cost::COUNT)
+    } else {
+        (factored, forming + by_rows.min(by_tiles))
+    };
     let records = request.norms || kind.is_some();
 
     let plain = total * outer * f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
-    let (path, extra) = if counted {
-        (Path::Formed, forming + filled * outer * cost::COUNT)
-    } else if records && formed < factored {
+    let (path, extra) = if records && formed < factored {
         (Path::Formed, formed)
     } else {
         (Path::Factored, factored)
@@ -218,7 +229,8 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
             Path::Factored => Norms::Gram,
         }),
         sketch: kind.map(|_| match path {
-            _ if counted => Sketching::CountTiles,
+            Path::Formed if counted => Sketching::CountTiles,
+            Path::Factored if counted => Sketching::CountRows,
             Path::Formed if by_tiles < by_rows => Sketching::ProjectTiles,
             _ => Sketching::ProjectRows,
         }),

@@ -7,8 +7,10 @@ mod count;
 mod philox;
 mod two_sided;
 
+pub(crate) use count::micro_blocks;
 pub use count::{MicroBlock, micro_block};
 pub use philox::philox4x32;
+pub(crate) use two_sided::sign_rows;
 pub use two_sided::{Side, sign_row};
 
 use crate::{Error, Result};

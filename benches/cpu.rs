@@ -1,0 +1,223 @@
+//! The `cpu` backend's fused pass over the plain backward pass of the same linear layer by the
+//! same GEMM library.
+//!
+//! `cargo bench --bench cpu` times both with criterion. `cargo bench --bench cpu -- --table`
+//! times them in turn in one process and writes the ratios to `benches/record/`; a word after
+//! `--table` picks the shapes whose name holds it, and then nothing is written.
+
+mod support;
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use gradroute::cpu::Cpu;
+use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options, ParamGrad, Routing};
+use gradroute::problem::{Linear, Rows};
+use gradroute::projection::Sketch;
+use gradroute::routing::{LayerRouting, Region, RegionMap};
+use support::{Ratios, Table, noise, pool};
+
+/// A layer of Stable Diffusion: name, samples, rows per sample, input and output features.
+type Shape = (&'static str, usize, usize, usize, usize);
+
+const SHAPES: &[Shape] = &[
+    ("attention 64²", 4, 4096, 320, 320),
+    ("attention 32²", 4, 1024, 640, 640),
+    ("attention 16²", 8, 256, 1280, 1280),
+    ("attention 8²", 8, 64, 1280, 1280),
+    ("attention 16² 640", 8, 256, 640, 640),
+    ("attention 8² 640", 8, 64, 640, 640),
+    ("attention 8² 320", 8, 64, 320, 320),
+    ("feed-forward in 64²", 2, 4096, 320, 2560),
+    ("feed-forward out 64²", 2, 4096, 1280, 320),
+    ("feed-forward in 32²", 4, 1024, 640, 5120),
+    ("feed-forward out 32²", 4, 1024, 2560, 640),
+    ("feed-forward in 16²", 4, 256, 1280, 10240),
+    ("feed-forward out 16²", 4, 256, 5120, 1280),
+    ("feed-forward in 8²", 4, 64, 1280, 10240),
+    ("feed-forward out 8²", 8, 64, 5120, 1280),
+    ("text 768 to 320", 8, 77, 768, 320),
+    ("text 768 to 1280", 8, 77, 768, 1280),
+    ("text 1024 to 640", 8, 77, 1024, 640),
+    ("one row, batch 8", 8, 1, 320, 1280),
+    ("one row, batch 64", 64, 1, 320, 1280),
+    ("one row, batch 64, 1280", 64, 1, 1280, 1280),
+];
+
+/// One layer with its operands, buffers and backend.
+struct Bench {
+    problem: Linear,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    weight: Vec<f32>,
+    dx: Vec<f32>,
+    dw: Vec<f32>,
+    sq_norm: Vec<f32>,
+    sketch: Vec<f32>,
+    routing: LayerRouting,
+    categories: Vec<u32>,
+    cpu: Cpu,
+}
+
+impl Bench {
+    fn new((_, samples, rows, inputs, outputs): Shape) -> Self {
+        let total = samples * rows;
+        let problem = Linear::new(Rows::uniform(samples, rows).unwrap(), inputs, outputs).unwrap();
+        // A sixteenth of the outputs is owned; categories 2 and 3 are routed to and from it.
+        let owned = vec![Region { outputs: outputs - outputs / 16..outputs, inputs: 0..inputs }];
+        let regions = RegionMap::new(outputs, inputs, owned).unwrap();
+        let route = vec![1.0, 1.0, 1.0, 0.5, 0.25, 1.0, 0.0, 0.0];
+        let routing = LayerRouting::new(regions, 4, route, vec![1.0; 8]).unwrap();
+        Self {
+            x: noise(total * inputs, 1),
+            dy: noise(total * outputs, 2),
+            weight: noise(outputs * inputs, 3),
+            dx: vec![0.0; total * inputs],
+            dw: vec![0.0; outputs * inputs],
+            sq_norm: vec![0.0; samples],
+            sketch: vec![0.0; samples * 256],
+            categories: vec![0; samples],
+            cpu: Cpu::new(),
+            problem,
+            routing,
+        }
+    }
+
+    /// `dX` and `dW` by two plain products.
+    fn plain(&mut self, with_dx: bool, par: Par) {
+        let (rows, inputs, outputs) =
+            (self.problem.rows().total(), self.problem.in_features(), self.problem.out_features());
+        let dy = MatRef::from_row_major_slice(&self.dy, rows, outputs);
+        let x = MatRef::from_row_major_slice(&self.x, rows, inputs);
+        let weight = MatRef::from_row_major_slice(&self.weight, outputs, inputs);
+        if with_dx {
+            let dx = MatMut::from_row_major_slice_mut(&mut self.dx, rows, inputs);
+            matmul(dx, Accum::Replace, dy, weight, 1.0, par);
+        }
+        let dw = MatMut::from_row_major_slice_mut(&mut self.dw, outputs, inputs);
+        matmul(dw, Accum::Replace, dy.transpose(), x, 1.0, par);
+        black_box((&self.dx, &self.dw));
+    }
+
+    /// `dX` and `dW` with route weights, exact norms and a sketch of 256 numbers.
+    fn fused(&mut self, sketch: Sketch) {
+        let categories = self.categories.iter_mut().enumerate();
+        categories.for_each(|(n, category)| *category = n as u32 % 3);
+        self.call(Some(sketch));
+    }
+
+    /// `dW` alone, every other sample routed away.
+    fn half(&mut self) {
+        let categories = self.categories.iter_mut().enumerate();
+        categories.for_each(|(n, category)| *category = 3 * (n as u32 % 2));
+        self.call(None);
+    }
+
+    fn call(&mut self, sketch: Option<Sketch>) {
+        let routing = Routing { layer: &self.routing, categories: &self.categories, gates: None };
+        let options = Options { routing: Some(routing), sketch, ..Options::default() };
+        let weight = sketch.map(|_| &self.weight[..]);
+        let inputs = LinearInputs { x: &self.x, dy: &self.dy, weight };
+        let records = sketch.is_some();
+        let out = LayerOutputs {
+            dw: Some(ParamGrad::F32(&mut self.dw)),
+            sq_norm: records.then_some(&mut self.sq_norm),
+            sketch: records.then_some(&mut self.sketch),
+            ..LayerOutputs::default()
+        };
+        let dx = records.then_some(&mut self.dx[..]);
+        self.cpu.linear::<f32>(&self.problem, &options, inputs, dx, out).unwrap();
+        black_box((&self.dx, &self.dw, &self.sq_norm, &self.sketch));
+    }
+}
+
+fn sketches() -> [(&'static str, Sketch); 2] {
+    [
+        ("two-sided", Sketch::two_sided(16, 7, 1).unwrap()),
+        ("count", Sketch::count(256, 7, 1).unwrap()),
+    ]
+}
+
+fn parallelism(threads: usize) -> Par {
+    if threads == 1 { Par::Seq } else { Par::rayon(threads) }
+}
+
+/// Milliseconds of the plain pass; the ratios of either sketch and of half the samples.
+fn pairs(shape: Shape, threads: usize) -> (f64, [String; 3]) {
+    let bench = &RefCell::new(Bench::new(shape));
+    let (par, least) = (parallelism(threads), Duration::from_millis(400));
+    let plain = |dx| move || bench.borrow_mut().plain(dx, par);
+    let [two_sided, count] = sketches().map(|(_, sketch)| {
+        Ratios::measure(least, plain(true), || bench.borrow_mut().fused(sketch))
+    });
+    let half = Ratios::measure(least, plain(false), || bench.borrow_mut().half());
+    let milliseconds = two_sided.plain.as_secs_f64() * 1e3;
+    (milliseconds, [two_sided.cell(), count.cell(), half.cell()])
+}
+
+fn table(only: Option<&str>) {
+    let about = "\
+One call of the `cpu` backend (`dX`, `dW` with route weights, exact norms, 256 numbers of\n\
+sketch) over the two plain products of the same GEMM library, f32, timed in turn in one\n\
+process: median (quartiles) of the ratios. *Half*: `dW` alone with every other sample routed\n\
+away, over the plain `dW`.";
+    let columns =
+        ["layer", "samples × rows × I × O", "threads", "plain, ms", "two-sided", "count", "half"];
+    let mut table = Table::new("Linear layers on the CPU", about, &columns);
+    for shape in SHAPES.iter().filter(|shape| only.is_none_or(|only| shape.0.contains(only))) {
+        for threads in [1, 2] {
+            let (milliseconds, cells) = pool(threads).install(|| pairs(*shape, threads));
+            let (name, samples, rows, inputs, outputs) = *shape;
+            let size = format!("{samples} × {rows} × {inputs} × {outputs}");
+            let head = [name.into(), size, threads.to_string(), format!("{milliseconds:.2}")];
+            table.row(head.into_iter().chain(cells));
+        }
+    }
+    if only.is_none() {
+        table.save("cpu-linear");
+    }
+}
+
+fn criterion() {
+    let mut criterion = Criterion::default().configure_from_args();
+    for shape in SHAPES.iter().filter(|(_, samples, rows, i, o)| samples * rows * i * o < 1 << 31) {
+        let mut group = criterion.benchmark_group(shape.0);
+        group.sample_size(10).warm_up_time(Duration::from_millis(200));
+        group.measurement_time(Duration::from_millis(600));
+        for threads in [1, 2] {
+            let mut bench = Bench::new(*shape);
+            let par = parallelism(threads);
+            let pool = pool(threads);
+            let mut time = |what: &str, run: &mut (dyn FnMut() + Send)| {
+                group.bench_function(format!("{what}, {threads} threads"), |b| {
+                    b.iter_custom(|iterations| {
+                        let start = Instant::now();
+                        pool.install(|| (0..iterations).for_each(|_| run()));
+                        start.elapsed()
+                    });
+                });
+            };
+            time("plain", &mut || bench.plain(true, par));
+            for (kind, sketch) in sketches() {
+                time(kind, &mut || bench.fused(sketch));
+            }
+            time("half dW", &mut || bench.half());
+        }
+    }
+    criterion.final_summary();
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().position(|argument| argument == "--table") {
+        Some(at) => {
+            let word = arguments.get(at + 1).filter(|word| !word.starts_with('-'));
+            table(word.map(String::as_str));
+        }
+        None => criterion(),
+    }
+}

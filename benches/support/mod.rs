@@ -1,0 +1,118 @@
+//! What the benchmarks share: pools, paired timings and the table they are written to.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A pool of `threads` threads.
+pub fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool")
+}
+
+/// Repeatable noise in -1..1.
+pub fn noise(len: usize, seed: u64) -> Vec<f32> {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..len).map(|_| (rng.next_u32() as f32 / u32::MAX as f32) * 2.0 - 1.0).collect()
+}
+
+/// Ratios of `fused` over `plain`, timed in turn in this process.
+pub struct Ratios {
+    pub plain: Duration,
+    /// Sorted.
+    ratios: Vec<f64>,
+}
+
+impl Ratios {
+    /// Alternates the two until at least seven pairs and `least` have passed.
+    pub fn measure(least: Duration, mut plain: impl FnMut(), mut fused: impl FnMut()) -> Self {
+        let time = |run: &mut dyn FnMut()| {
+            let start = Instant::now();
+            run();
+            start.elapsed()
+        };
+        // Warm caches, workspace and clocks.
+        plain();
+        fused();
+        let start = Instant::now();
+        let (mut plains, mut ratios) = (Vec::new(), Vec::new());
+        while plains.len() < 7 || start.elapsed() < least {
+            let before = time(&mut plain);
+            let fused = time(&mut fused);
+            ratios.push(fused.as_secs_f64() / before.as_secs_f64());
+            plains.push(before);
+        }
+        plains.sort_unstable();
+        ratios.sort_unstable_by(f64::total_cmp);
+        Self { plain: plains[plains.len() / 2], ratios }
+    }
+
+    fn at(&self, share: f64) -> f64 {
+        self.ratios[((self.ratios.len() - 1) as f64 * share).round() as usize]
+    }
+
+    /// Median and quartiles, as a table cell.
+    pub fn cell(&self) -> String {
+        format!("{:.3} ({:.3}–{:.3})", self.at(0.5), self.at(0.25), self.at(0.75))
+    }
+}
+
+/// A Markdown table that is printed as it grows and written at the end.
+pub struct Table {
+    text: String,
+}
+
+impl Table {
+    /// With a title, a line about the machine and the day, and the columns.
+    pub fn new(title: &str, about: &str, columns: &[&str]) -> Self {
+        let mut table = Self { text: format!("# {title}\n\n{}, {}.\n{about}\n\n", cpu(), today()) };
+        table.row(columns.iter().map(|column| (*column).to_owned()));
+        table.row(columns.iter().map(|_| "---".to_owned()));
+        table
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<String> = cells.into_iter().collect();
+        let line = format!("| {} |", cells.join(" | "));
+        println!("{line}");
+        writeln!(self.text, "{line}").expect("writing to a string");
+    }
+
+    /// Writes `benches/record/<name>-<date>.md`.
+    pub fn save(&self, name: &str) {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/record");
+        let path = format!("{folder}/{name}-{}.md", today());
+        std::fs::create_dir_all(folder).expect("the record's folder");
+        std::fs::write(&path, &self.text).expect("the record");
+        println!("written to benches/record/{name}-{}.md", today());
+    }
+}
+
+/// The processor's own name for itself.
+fn cpu() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
+    let (family, number) = (field("cpu family"), field("model\t"));
+    match (family, number) {
+        (Some(family), Some(number)) => format!("{model} (family {family}, model {number})"),
+        _ => model,
+    }
+}
+
+/// The civil date, `YYYY-MM-DD`, UTC.
+fn today() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // Days to date by the Gregorian calendar's 400-year cycle, years counted from March.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{date:02}", year + era * 400 + carry)
+}
