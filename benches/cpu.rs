@@ -87,19 +87,20 @@ impl Bench {
         }
     }
 
-    /// `dX` and `dW` by two plain products.
-    fn plain(&mut self, with_dx: bool, par: Par) {
+    /// `dX` and `dW` by two plain products, each cut in as many pieces as there are threads.
+    fn plain(&mut self, with_dx: bool) {
         let (rows, inputs, outputs) =
             (self.problem.rows().total(), self.problem.in_features(), self.problem.out_features());
         let dy = MatRef::from_row_major_slice(&self.dy, rows, outputs);
         let x = MatRef::from_row_major_slice(&self.x, rows, inputs);
         let weight = MatRef::from_row_major_slice(&self.weight, outputs, inputs);
+        let threads = rayon::current_num_threads();
         if with_dx {
             let dx = MatMut::from_row_major_slice_mut(&mut self.dx, rows, inputs);
-            matmul(dx, Accum::Replace, dy, weight, 1.0, par);
+            product(dx, dy, weight, threads);
         }
         let dw = MatMut::from_row_major_slice_mut(&mut self.dw, outputs, inputs);
-        matmul(dw, Accum::Replace, dy.transpose(), x, 1.0, par);
+        product(dw, dy.transpose(), x, threads);
         black_box((&self.dx, &self.dw));
     }
 
@@ -142,15 +143,23 @@ fn sketches() -> [(&'static str, Sketch); 2] {
     ]
 }
 
-fn parallelism(threads: usize) -> Par {
-    if threads == 1 { Par::Seq } else { Par::rayon(threads) }
+/// `c = a · b` on so many threads, without the library's own, which wait by spinning and so
+/// look bad on a busy machine.
+fn product(c: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, threads: usize) {
+    if threads < 2 {
+        return matmul(c, Accum::Replace, a, b, 1.0, Par::Seq);
+    }
+    let half = threads / 2;
+    let cut = c.nrows() * half / threads;
+    let ((c0, c1), (a0, a1)) = (c.split_at_row_mut(cut), a.split_at_row(cut));
+    rayon::join(|| product(c0, a0, b, half), || product(c1, a1, b, threads - half));
 }
 
 /// Milliseconds of the plain pass; the ratios of either sketch and of half the samples.
-fn pairs(shape: Shape, threads: usize) -> (f64, [String; 3]) {
+fn pairs(shape: Shape) -> (f64, [String; 3]) {
     let bench = &RefCell::new(Bench::new(shape));
-    let (par, least) = (parallelism(threads), Duration::from_millis(400));
-    let plain = |dx| move || bench.borrow_mut().plain(dx, par);
+    let least = Duration::from_millis(400);
+    let plain = |dx| move || bench.borrow_mut().plain(dx);
     let [two_sided, count] = sketches().map(|(_, sketch)| {
         Ratios::measure(least, plain(true), || bench.borrow_mut().fused(sketch))
     });
@@ -163,14 +172,15 @@ fn table(only: Option<&str>) {
     let about = "\
 One call of the `cpu` backend (`dX`, `dW` with route weights, exact norms, 256 numbers of\n\
 sketch) over the two plain products of the same GEMM library, f32, timed in turn in one\n\
-process: median (quartiles) of the ratios. *Half*: `dW` alone with every other sample routed\n\
+process: median (quartiles) of the ratios, of processor time on one thread and of wall-clock\n\
+time on two. *Half*: `dW` alone with every other sample routed\n\
 away, over the plain `dW`.";
     let columns =
         ["layer", "samples × rows × I × O", "threads", "plain, ms", "two-sided", "count", "half"];
     let mut table = Table::new("Linear layers on the CPU", about, &columns);
     for shape in SHAPES.iter().filter(|shape| only.is_none_or(|only| shape.0.contains(only))) {
         for threads in [1, 2] {
-            let (milliseconds, cells) = pool(threads).install(|| pairs(*shape, threads));
+            let (milliseconds, cells) = pool(threads).install(|| pairs(*shape));
             let (name, samples, rows, inputs, outputs) = *shape;
             let size = format!("{samples} × {rows} × {inputs} × {outputs}");
             let head = [name.into(), size, threads.to_string(), format!("{milliseconds:.2}")];
@@ -190,7 +200,6 @@ fn criterion() {
         group.measurement_time(Duration::from_millis(600));
         for threads in [1, 2] {
             let mut bench = Bench::new(*shape);
-            let par = parallelism(threads);
             let pool = pool(threads);
             let mut time = |what: &str, run: &mut (dyn FnMut() + Send)| {
                 group.bench_function(format!("{what}, {threads} threads"), |b| {
@@ -201,7 +210,7 @@ fn criterion() {
                     });
                 });
             };
-            time("plain", &mut || bench.plain(true, par));
+            time("plain", &mut || bench.plain(true));
             for (kind, sketch) in sketches() {
                 time(kind, &mut || bench.fused(sketch));
             }

@@ -1,6 +1,7 @@
 //! What the benchmarks share: pools, paired timings and the table they are written to.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A pool of `threads` threads.
@@ -15,6 +16,21 @@ pub fn noise(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| (rng.next_u32() as f32 / u32::MAX as f32) * 2.0 - 1.0).collect()
 }
 
+/// Time spent on this thread's processor where the kernel tells, which other work on the machine
+/// does not lengthen; else wall-clock time. On a pool of several threads always the latter.
+fn now() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let wall = START.elapsed();
+    if rayon::current_num_threads() > 1 {
+        return wall;
+    }
+    // Giving way makes the kernel bring its account of the thread up to date.
+    std::thread::yield_now();
+    let account = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let spent = account.and_then(|text| text.split(' ').next()?.parse().ok());
+    spent.map_or(wall, Duration::from_nanos)
+}
+
 /// Ratios of `fused` over `plain`, timed in turn in this process.
 pub struct Ratios {
     pub plain: Duration,
@@ -26,9 +42,9 @@ impl Ratios {
     /// Alternates the two until at least seven pairs and `least` have passed.
     pub fn measure(least: Duration, mut plain: impl FnMut(), mut fused: impl FnMut()) -> Self {
         let time = |run: &mut dyn FnMut()| {
-            let start = Instant::now();
+            let start = now();
             run();
-            start.elapsed()
+            now() - start
         };
         // Warm caches, workspace and clocks.
         plain();
