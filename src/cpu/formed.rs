@@ -2,7 +2,7 @@
 //! squared, sketched, scaled and added to `dw` there, and never reach memory as a whole.
 //!
 //! Whatever can form a tile of one sample's gradient ([`Form`]) gets everything else from here.
-//! The matrix is cut into at most [`CELLS`] cells, the units of parallel work; within a cell the
+//! The matrix is cut into a few cells, the units of parallel work; within a cell the
 //! samples pass through tile after tile in order, and the cells' partial norms and sketches are
 //! added up in order. The cut depends on shapes alone, so the number of threads changes no bit.
 
@@ -16,10 +16,8 @@ use super::gemm::{Write, gemm, view, view_mut};
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::Options;
+use crate::ops::plan::tiles_per_cell;
 use crate::problem::GradientShape;
-
-/// Most cells a matrix is cut into.
-const CELLS: usize = 16;
 
 /// Where per-sample gradients come from.
 pub(crate) trait Form: Sync {
@@ -130,12 +128,9 @@ struct Grid {
 impl Grid {
     fn new(job: &Job) -> Self {
         let shape = [job.shape.outputs(), job.shape.inputs()];
-        let tiles = [0, 1].map(|side| shape[side].div_ceil(job.tile[side]));
-        let rows = tiles[0].min(CELLS);
-        let columns = tiles[1].min(CELLS / rows.max(1));
-        let cell = [(0, rows), (1, columns)]
-            .map(|(side, cells)| tiles[side].div_ceil(cells.max(1)) * job.tile[side]);
-        let [rows, columns] = [0, 1].map(|side| shape[side].div_ceil(cell[side].max(1)));
+        let tiles = tiles_per_cell(job.shape, job.tile);
+        let cell = [tiles[0] * job.tile[0], tiles[1] * job.tile[1]];
+        let [rows, columns] = [0, 1].map(|side| shape[side].div_ceil(cell[side]));
         Self { rows, columns, cell, shape }
     }
 

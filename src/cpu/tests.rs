@@ -1,6 +1,7 @@
 //! The backend against the reference, on integers bit for bit, and its workspace.
 
 use super::Cpu;
+use crate::ops::plan::{Request, plan_linear};
 use crate::ops::{
     Backend, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options, ParamGrad, Routing,
 };
@@ -200,6 +201,11 @@ fn threads_and_workspace_leave_no_trace() {
                     let (dx, out) = answers.outputs(&options);
                     cpu.linear(&problem, &options, inputs, Some(dx), out).unwrap();
                     held.push(cpu.workspace_bytes());
+                }
+                if threads == 1 {
+                    let planned = plan_linear(&problem, Request::everything(), kind);
+                    let (planned, held) = (planned.workspace_bytes, held[0]);
+                    assert!(held <= planned && planned < held + held / 4, "{planned}, {held}");
                 }
                 if threads == 1 {
                     assert!(held[0] > 0 && held.iter().all(|&bytes| bytes == held[0]), "{held:?}");

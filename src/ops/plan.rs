@@ -96,7 +96,8 @@ pub struct Plan {
     pub tile: [usize; 2],
     /// Estimated time of the records over that of the plain `dX` and `dW`.
     pub extra: f64,
-    /// Bytes of workspace for `f32` inputs, besides what the GEMM library keeps per thread.
+    /// Bytes of workspace for `f32` buffers, on one thread and unrouted, besides what the GEMM
+    /// library keeps per thread.
     pub workspace_bytes: usize,
     /// Mean rows per sample.
     pub rows: f64,
@@ -251,14 +252,26 @@ pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
         extent.div_ceil(parts).next_multiple_of(8).max(8)
     };
     let inputs = fit(shape.inputs(), 384);
-    let outputs = fit(shape.outputs(), (49152 / inputs).max(64));
+    let outputs = fit(shape.outputs(), (65536 / inputs).max(64));
     if shape.weights() > 1 << 14 && outputs >= shape.outputs() && inputs >= shape.inputs() {
         return [fit(shape.outputs(), shape.outputs().div_ceil(4)), inputs];
     }
     [outputs, inputs]
 }
 
-/// An estimate of the bytes of [`Plan::workspace_bytes`].
+/// Most cells, the units of parallel work, a matrix is cut into.
+const CELLS: usize = 16;
+
+/// Tiles per cell on each side of the matrix.
+pub(crate) fn tiles_per_cell(shape: GradientShape, tile: [usize; 2]) -> [usize; 2] {
+    let rows = shape.outputs().div_ceil(tile[0]);
+    let columns = shape.inputs().div_ceil(tile[1]);
+    let per_row = rows.div_ceil(CELLS).max(1);
+    let left = CELLS / rows.div_ceil(per_row).max(1);
+    [per_row, columns.div_ceil(left).max(1)]
+}
+
+/// [`Plan::workspace_bytes`].
 fn workspace(
     rows: &Rows,
     shape: GradientShape,
@@ -266,20 +279,41 @@ fn workspace(
     request: Request,
     kind: Option<SketchKind>,
 ) -> usize {
-    let mut floats = 0;
-    if shape.bias() {
-        floats += rows.samples() * shape.outputs();
+    let (samples, outputs, inputs) = (rows.samples(), shape.outputs(), shape.inputs());
+    let [tile_o, tile_i] = plan.tile;
+    let (mut floats, mut kept) = (0, 0);
+    if shape.bias() && (request.db || request.sketch) {
+        floats += samples * outputs + outputs;
     }
-    if let Some(SketchKind::TwoSided { outputs, inputs }) = kind {
-        floats += shape.outputs() * outputs + shape.columns() * inputs;
-        if plan.sketch == Some(Sketching::ProjectRows) {
-            floats += rows.total() * (outputs + inputs);
+    match kind {
+        Some(SketchKind::TwoSided { outputs: k_o, inputs: k_i }) => {
+            kept = k_o * k_i;
+            floats += outputs * k_o + inputs * k_i;
+            if shape.bias() {
+                floats += outputs * k_o + k_i;
+            }
+            floats += match plan.sketch {
+                Some(Sketching::ProjectRows) => rows.total() * (k_o + k_i),
+                _ => tile_o.min(outputs) * k_i,
+            };
         }
+        Some(SketchKind::Count { buckets }) => {
+            kept = buckets;
+            let hashed = match plan.sketch {
+                Some(Sketching::CountRows) => [outputs, inputs],
+                _ => [tile_o, tile_i],
+            };
+            floats += 4 * hashed[0].div_ceil(8) * hashed[1].div_ceil(8) + 4 * (buckets + 64);
+            floats += inputs.next_multiple_of(8);
+        }
+        None => {}
     }
-    match plan.path {
-        Path::Formed => floats += plan.tile[0] * plan.tile[1],
-        Path::Factored if request.norms => floats += 2 * rows.longest() * rows.longest(),
-        Path::Factored => {}
+    if plan.path == Path::Formed {
+        let cell = tiles_per_cell(shape, plan.tile);
+        let cells = outputs.div_ceil(cell[0] * tile_o) * inputs.div_ceil(cell[1] * tile_i);
+        floats += tile_o * tile_i + cells * samples * (kept + 2);
+    } else if request.norms {
+        floats += 2 * rows.longest() * rows.longest();
     }
     4 * floats
 }
