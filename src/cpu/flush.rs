@@ -68,6 +68,7 @@ impl Hashes {
         debug_assert!(output.is_multiple_of(EDGE) && input.is_multiple_of(EDGE));
         self.width = columns.div_ceil(EDGE);
         self.blocks.clear();
+        self.blocks.reserve_exact(rows.div_ceil(EDGE) * self.width);
         let inputs = (input / EDGE) as u32..(input / EDGE + self.width) as u32;
         pulp::Arch::new().dispatch(|| {
             for o in 0..rows.div_ceil(EDGE) {

@@ -96,8 +96,8 @@ pub struct Plan {
     pub tile: [usize; 2],
     /// Estimated time of the records over that of the plain `dX` and `dW`.
     pub extra: f64,
-    /// Bytes of workspace for `f32` buffers, on one thread and unrouted, besides what the GEMM
-    /// library keeps per thread.
+    /// About the bytes of workspace for `f32` buffers, on one thread and unrouted, besides what
+    /// the GEMM library keeps per thread.
     pub workspace_bytes: usize,
     /// Mean rows per sample.
     pub rows: f64,
