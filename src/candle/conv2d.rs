@@ -5,8 +5,6 @@ use candle_core::{Module, Result, Tensor};
 use super::layers::{Layer, expect_shape};
 use super::parameters::{Init, Scope};
 use super::problem::Problem;
-use super::tensors::{Number, by_dtype, slice};
-use crate::cpu::forward;
 use crate::problem::{Conv2d, Conv2dSpec, Padding};
 use crate::routing::LayerSpec;
 
@@ -108,28 +106,8 @@ impl Module for RoutedConv2d {
         self.layer.check_input(x, fits, &format!("[N, {}, H, W]", self.spec.in_channels))?;
         let (samples, _, h, w) = x.dims4()?;
         let problem = Conv2d::new(Conv2dSpec { samples, size: [h, w], ..self.spec })?;
-        self.layer.call(Problem::Conv2d(problem), Some(x), |x, weight, bias| {
-            let x = x.expect("given");
-            by_dtype!(x.dtype(), T => convolve::<T>(&problem, x, weight, bias))
-        })
+        let [ho, wo] = problem.out_size();
+        let dims = (samples, self.spec.out_channels, ho, wo);
+        self.layer.call(Problem::Conv2d(problem), Some(x), dims)
     }
-}
-
-/// Candle knows square convolutions with zero padding only; this is every kind the ops know,
-/// and faster on small images.
-fn convolve<T: Number>(
-    problem: &Conv2d,
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    let (spec, [ho, wo]) = (problem.spec(), problem.out_size());
-    let dims = (spec.samples, spec.out_channels, ho, wo);
-    let mut y = vec![T::from_f32(0.0); spec.samples * spec.out_channels * ho * wo];
-    let (xs, xl) = x.storage_and_layout();
-    let (ws, wl) = weight.storage_and_layout();
-    let bias = bias.map(|bias| bias.storage_and_layout());
-    let bias = bias.as_ref().map(|(bs, bl)| slice::<T>(bs, bl)).transpose()?;
-    forward::conv2d(problem, slice::<T>(&xs, xl)?, slice::<T>(&ws, wl)?, bias, &mut y);
-    Tensor::from_vec(y, dims, x.device())
 }

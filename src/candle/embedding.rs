@@ -62,11 +62,8 @@ impl candle_core::Module for RoutedEmbedding {
             return Err(Error::argument(argument(), expected, given).into());
         }
         let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        let index = Tensor::new(ids.as_slice(), tokens.device())?;
         dims.push(features);
         let problem = Embedding::new(rows, vocabulary, features)?;
-        self.0.call(Problem::Embedding(problem, ids.into()), None, |_, weight, _| {
-            weight.index_select(&index, 0)?.reshape(dims)
-        })
+        self.0.call(Problem::Embedding(problem, ids.into()), None, dims)
     }
 }

@@ -63,15 +63,7 @@ impl Module for RoutedLinear {
             .with_bias(self.0.bias.is_some());
         let mut dims = x.dims().to_vec();
         dims[x.rank() - 1] = out;
-        self.0.call(Problem::Linear(problem), Some(x), |x, weight, bias| {
-            let x = x.expect("given").reshape((samples * rows, input))?;
-            let y = x.matmul(&weight.t()?)?;
-            let y = match bias {
-                Some(bias) => y.broadcast_add(bias)?,
-                None => y,
-            };
-            y.reshape(dims)
-        })
+        self.0.call(Problem::Linear(problem), Some(x), dims)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Routed normalisations.
 
-use candle_core::{D, DType, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 
 use super::layers::{Layer, expect_shape};
 use super::parameters::{Init, Scope};
@@ -72,21 +72,7 @@ impl Module for RoutedGroupNorm {
         let (samples, positions) = (x.dim(0)?, x.dims()[2..].iter().product());
         let problem = Norm::group(samples, channels, positions, self.groups, self.eps)?
             .with_bias(self.layer.bias.is_some());
-        let (groups, eps, dims) = (self.groups, self.eps, x.dims().to_vec());
-        self.layer.call(Problem::Norm(problem), Some(x), |x, weight, bias| {
-            let x = x.expect("given").to_dtype(DType::F32)?;
-            let x = x.reshape((samples, groups, channels / groups * positions))?;
-            let x = x.broadcast_sub(&x.mean_keepdim(2)?)?;
-            let var = x.sqr()?.mean_keepdim(2)?;
-            let x = x.broadcast_div(&(var + f64::from(eps))?.sqrt()?)?;
-            let x = x.reshape((samples, channels, positions))?.to_dtype(weight.dtype())?;
-            let x = x.broadcast_mul(&weight.reshape((1, channels, 1))?)?;
-            let x = match bias {
-                Some(bias) => x.broadcast_add(&bias.reshape((1, channels, 1))?)?,
-                None => x,
-            };
-            x.reshape(dims)
-        })
+        self.layer.call(Problem::Norm(problem), Some(x), x.shape())
     }
 }
 
@@ -175,20 +161,11 @@ impl RowNorm {
         self.layer.check_input(x, fits, &format!("[N, …, {features}]"))?;
         let rows = Rows::uniform(x.dim(0)?, x.dims()[1..x.rank() - 1].iter().product())?;
         let bias = self.layer.bias.is_some();
-        let centred = self.kind == NormKind::Layer;
-        let problem = match centred {
+        let problem = match self.kind == NormKind::Layer {
             true => Norm::layer(rows, features, self.eps)?.with_bias(bias),
             false => Norm::rms(rows, features, self.eps)?.with_bias(bias),
         };
-        let eps = f64::from(self.eps);
-        self.layer.call(Problem::Norm(problem), Some(x), |x, weight, bias| {
-            let x = x.expect("given").to_dtype(DType::F32)?;
-            let x = if centred { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x };
-            let square = x.sqr()?.mean_keepdim(D::Minus1)?;
-            let x = x.broadcast_div(&(square + eps)?.sqrt()?)?.to_dtype(weight.dtype())?;
-            let x = x.broadcast_mul(weight)?;
-            bias.map_or(Ok(x.clone()), |bias| x.broadcast_add(bias))
-        })
+        self.layer.call(Problem::Norm(problem), Some(x), x.shape())
     }
 }
 

@@ -2,16 +2,19 @@
 //! [`crate::ops`], records into the recorder.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType,
+};
 
 use super::problem::{Problem, Slices};
 use super::recorder::{Phase, Recorder, State, refused};
 use super::slot::Gradients;
-use super::tensors::{Number, by_dtype, slice};
+use super::tensors::{Number, by_dtype, cpu_slice, slice};
 use crate::Error;
 use crate::ops::{LayerOutputs, Options, Routing};
+use crate::problem::Element;
 
 /// A layer's parameters and its place in the recorder; a frozen layer has none.
 #[derive(Clone, Debug)]
@@ -24,7 +27,7 @@ pub(super) struct Handle {
 impl Handle {
     /// Announces a call in the forward pass. The result belongs to the open step or probe, or
     /// to none, and then it has no backward.
-    pub fn call(&self, problem: Problem) -> crate::Result<LayerOp> {
+    pub fn call(&self, problem: Problem, output: Shape) -> crate::Result<LayerOp> {
         let mut state = self.recorder.lock();
         if let Some(expected) = state.samples() {
             let given = problem.samples();
@@ -38,7 +41,8 @@ impl Handle {
             }
         }
         let serial = if matches!(state.phase, Phase::Idle) { 0 } else { state.serial };
-        Ok(LayerOp { handle: self.clone(), problem, serial, used: AtomicBool::new(false) })
+        let (handle, used) = (self.clone(), AtomicBool::new(false));
+        Ok(LayerOp { handle, problem, output, serial, used })
     }
 }
 
@@ -47,6 +51,7 @@ impl Handle {
 pub(super) struct LayerOp {
     handle: Handle,
     problem: Problem,
+    output: Shape,
     /// The step it belongs to; 0 for none.
     serial: u64,
     /// Whether its gradient has arrived.
@@ -56,7 +61,27 @@ pub(super) struct LayerOp {
 /// Gradients of `x`, the weight and the bias.
 type Grads = [Option<Tensor>; 3];
 
+/// A forward operand.
+type Operand<'a> = (&'a CpuStorage, &'a Layout);
+
 impl LayerOp {
+    fn forward(
+        &self,
+        x: Option<Operand>,
+        weight: Operand,
+        bias: Option<Operand>,
+    ) -> Result<(CpuStorage, Shape)> {
+        by_dtype!(weight.0.dtype(), T => {
+            let values = |(storage, layout)| cpu_slice::<T>(storage, layout);
+            let x = x.map(values).transpose()?.unwrap_or_default();
+            let bias = bias.map(values).transpose()?;
+            let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
+            let backend = &mut self.handle.recorder.lock().backend;
+            self.problem.forward(backend, x, values(weight)?, bias, &mut y)?;
+            Ok((<T as WithDType>::to_cpu_storage_owned(y), self.output.clone()))
+        })
+    }
+
     fn backward(
         &self,
         x: Option<&Tensor>,
@@ -187,34 +212,13 @@ impl LayerOp {
     }
 }
 
-/// The forward value, computed beforehand and handed to candle with its backward.
-struct WithValue(LayerOp, Mutex<Option<CpuStorage>>, Shape);
-
-impl WithValue {
-    fn new(op: LayerOp, value: &Tensor) -> Result<Self> {
-        let value = value.contiguous()?;
-        let (storage, layout) = value.storage_and_layout();
-        let storage = by_dtype!(value.dtype(), T => {
-            Ok::<_, candle_core::Error>(<T as candle_core::WithDType>::to_cpu_storage(slice::<T>(&storage, layout)?))
-        })?;
-        Ok(Self(op, Mutex::new(Some(storage)), value.shape().clone()))
-    }
-
-    fn take(&self) -> Result<(CpuStorage, Shape)> {
-        let value = self.1.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok((value.expect("the forward pass runs once"), self.2.clone()))
-    }
-}
-
-/// Applies a layer: `value` is its output, computed from detached operands.
+/// Applies a layer to contiguous operands; an embedding has no `x`.
 pub(super) fn apply(
     op: LayerOp,
     x: Option<&Tensor>,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    value: &Tensor,
 ) -> Result<Tensor> {
-    let op = WithValue::new(op, value)?;
     match (x, bias) {
         (None, _) => weight.apply_op1(op),
         (Some(x), None) => x.apply_op2(weight, op),
@@ -222,34 +226,34 @@ pub(super) fn apply(
     }
 }
 
-impl CustomOp1 for WithValue {
+impl CustomOp1 for LayerOp {
     fn name(&self) -> &'static str {
         "routed-embedding"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(None, (weight, layout), None)
     }
 
     fn bwd(&self, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let [_, dw, _] = self.0.backward(None, weight, None, dy)?;
+        let [_, dw, _] = self.backward(None, weight, None, dy)?;
         Ok(dw)
     }
 }
 
-impl CustomOp2 for WithValue {
+impl CustomOp2 for LayerOp {
     fn name(&self) -> &'static str {
         "routed-layer"
     }
 
     fn cpu_fwd(
         &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.forward(Some((x, x_layout)), (weight, weight_layout), None)
     }
 
     fn bwd(
@@ -259,26 +263,26 @@ impl CustomOp2 for WithValue {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, _] = self.0.backward(Some(x), weight, None, dy)?;
+        let [dx, dw, _] = self.backward(Some(x), weight, None, dy)?;
         Ok((dx, dw))
     }
 }
 
-impl CustomOp3 for WithValue {
+impl CustomOp3 for LayerOp {
     fn name(&self) -> &'static str {
         "routed-layer"
     }
 
     fn cpu_fwd(
         &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.forward(Some((x, x_layout)), (weight, weight_layout), Some((bias, bias_layout)))
     }
 
     fn bwd(
@@ -289,7 +293,7 @@ impl CustomOp3 for WithValue {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, db] = self.0.backward(Some(x), weight, Some(bias), dy)?;
+        let [dx, dw, db] = self.backward(Some(x), weight, Some(bias), dy)?;
         Ok((dx, dw, db))
     }
 }

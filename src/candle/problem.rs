@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Result;
+use crate::cpu::Cpu;
 use crate::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, NormInputs, Options,
 };
@@ -44,6 +45,22 @@ impl Problem {
             Self::Conv2d(problem) => problem.spec().samples,
             Self::Norm(problem) => problem.rows().samples(),
             Self::Embedding(problem, _) => problem.rows().samples(),
+        }
+    }
+
+    pub fn forward<T: Element>(
+        &self,
+        cpu: &mut Cpu,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        match self {
+            Self::Linear(problem) => cpu.linear_forward(problem, x, weight, bias, y),
+            Self::Conv2d(problem) => cpu.conv2d_forward(problem, x, weight, bias, y),
+            Self::Norm(problem) => cpu.norm_forward(problem, x, weight, bias, y),
+            Self::Embedding(problem, tokens) => cpu.embedding_forward(problem, tokens, weight, y),
         }
     }
 

@@ -18,26 +18,30 @@ use super::im2col::{channels_last, gather, scatter, transpose};
 use super::regions::{Rect, flow, mark_touched};
 use super::tasks::for_blocks;
 use super::workspace::{Grow, Scratch, Threads, bytes};
-use super::{bias, column, signs};
+use super::{bias, column, conv_sketch, signs};
 use crate::ops::{ConvInputs, LayerOutputs, Options, ParamGrad};
 use crate::problem::{Conv2d, Element};
 use crate::projection::{Side, SketchKind};
 
 /// Numbers a panel of patches holds.
-const PANEL: usize = 1 << 17;
+pub(super) const PANEL: usize = 1 << 17;
 /// Columns of a product that make it worth its while.
-const COLUMNS: usize = 384;
+pub(super) const COLUMNS: usize = 384;
+
+/// Outputs of a formed tile at most.
+const OUTPUTS: usize = 128;
 
 /// Buffers that are kept from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct ConvBuffers {
-    image: Vec<f32>,
+    pub(super) image: Vec<f32>,
     dy: Vec<f32>,
-    weight: Vec<f32>,
+    pub(super) weight: Vec<f32>,
     total: Vec<f32>,
     bias_sums: Vec<f32>,
     bias: Vec<f32>,
     signs: [Vec<f32>; 2],
+    projected: [Vec<f32>; 2],
     partials: Partials,
 }
 
@@ -45,7 +49,7 @@ impl ConvBuffers {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         let own = [&self.image, &self.dy, &self.weight, &self.total, &self.bias_sums, &self.bias];
-        bytes(own.into_iter().chain(&self.signs)) + self.partials.bytes()
+        bytes(own.into_iter().chain(&self.signs).chain(&self.projected)) + self.partials.bytes()
     }
 }
 
@@ -71,7 +75,7 @@ pub(crate) fn run<T: Element>(
         let weight = blocks.arrange(weight, &mut buffers.weight);
         InputGradient { problem, blocks, options, dy, weight, threads }.run(dx);
     }
-    let ConvBuffers { image, total, bias_sums, bias: bias_scratch, signs, partials, .. } = buffers;
+    let ConvBuffers { image, total, bias_sums, signs, projected, partials, .. } = buffers;
     let recorded = out.sq_norm.is_some() || out.sketch.is_some();
     let taken = |n: usize| recorded || column::trains(options, n);
     if out.dw.is_some() || recorded {
@@ -79,7 +83,7 @@ pub(crate) fn run<T: Element>(
         channels_last(problem, inputs.x, taken, image);
         let operands = Operands { problem, image, dy };
         let dw = out.dw.as_ref().map(|dw| total.grown(dw.len()));
-        weight_gradient(&operands, options, dw, &mut out, signs, partials, threads);
+        weight_gradient(&operands, options, dw, &mut out, (signs, projected), partials, threads);
     }
     match &mut out.dw {
         Some(ParamGrad::F32(dw)) => write_weight(problem, total, dw, options.accumulate, threads),
@@ -93,33 +97,33 @@ pub(crate) fn run<T: Element>(
         let recorded = out.sq_norm_bias.is_some() || out.sketch.is_some();
         let taken = |n: usize| recorded || column::trains(options, n);
         sum_positions(problem, dy, taken, sums);
-        bias::finish(shape, options, sums, &mut out, bias_scratch);
+        bias::finish(shape, options, sums, &mut out, &mut buffers.bias);
     }
 }
 
 /// Output positions of a sample.
-fn positions(problem: &Conv2d) -> usize {
+pub(super) fn positions(problem: &Conv2d) -> usize {
     problem.out_size().iter().product()
 }
 
 /// `dY` of one sample and group, `[outputs / groups, positions]`.
-fn group_dy<'a>(problem: &Conv2d, dy: &'a [f32], n: usize, g: usize) -> &'a [f32] {
+pub(super) fn group_dy<'a>(problem: &Conv2d, dy: &'a [f32], n: usize, g: usize) -> &'a [f32] {
     let spec = problem.spec();
     let len = spec.out_channels / spec.groups * positions(problem);
     &dy[(n * spec.groups + g) * len..][..len]
 }
 
 /// What forms tiles of per-sample gradients.
-struct Operands<'a> {
-    problem: &'a Conv2d,
+pub(super) struct Operands<'a> {
+    pub(super) problem: &'a Conv2d,
     /// `[N, groups, pixels, C / groups]`.
     image: &'a [f32],
     /// `[N, O, positions]`.
-    dy: &'a [f32],
+    pub(super) dy: &'a [f32],
 }
 
 impl Operands<'_> {
-    fn image(&self, n: usize, g: usize) -> &[f32] {
+    pub(super) fn image(&self, n: usize, g: usize) -> &[f32] {
         let spec = self.problem.spec();
         let len = spec.size[0] * spec.size[1] * self.problem.channels_per_group();
         &self.image[(n * spec.groups + g) * len..][..len]
@@ -170,13 +174,13 @@ fn weight_gradient<T: Element>(
     options: &Options,
     dw: Option<&mut [f32]>,
     out: &mut LayerOutputs<T>,
-    signs: &mut [Vec<f32>; 2],
+    sketching: (&mut [Vec<f32>; 2], &mut [Vec<f32>; 2]),
     partials: &mut Partials,
     threads: &mut Threads,
 ) {
-    let shape = operands.problem.gradient();
+    let (problem, shape) = (operands.problem, operands.problem.gradient());
     let sketch = options.sketch.filter(|_| out.sketch.is_some());
-    let [left, right] = signs;
+    let ([left, right], projected) = sketching;
     let two_sided = sketch.and_then(|sketch| match sketch.kind() {
         SketchKind::TwoSided { outputs, inputs } => {
             let left = signs::draw(sketch.key(), Side::Outputs, shape.outputs(), outputs, left);
@@ -188,33 +192,39 @@ fn weight_gradient<T: Element>(
         }
         SketchKind::Count { .. } => None,
     });
+    let by_rows = two_sided.filter(|signs| conv_sketch::by_rows(problem, options, *signs));
+    if let (Some(signs), Some(out)) = (by_rows, &mut out.sketch) {
+        conv_sketch::run(operands, options, signs, out, projected, threads);
+    }
     let job = Job {
         shape,
-        samples: operands.problem.spec().samples,
+        samples: problem.spec().samples,
         options,
-        tile: tile(operands.problem),
+        tile: tile(problem),
         norms: out.sq_norm.is_some(),
         count: sketch.is_some() && two_sided.is_none(),
-        signs: two_sided,
+        signs: two_sided.filter(|_| by_rows.is_none()),
     };
+    if dw.is_none() && !job.norms && !job.count && job.signs.is_none() {
+        return;
+    }
     let dw = dw.map(|dw| {
         dw.fill(0.0);
         view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs())
     });
-    let (sq_norm, sketch) = (out.sq_norm.as_deref_mut(), out.sketch.as_deref_mut());
-    formed::run(&job, operands, dw, sq_norm, sketch, partials, threads);
+    let sketch = out.sketch.as_deref_mut().filter(|_| by_rows.is_none());
+    formed::run(&job, operands, dw, out.sq_norm.as_deref_mut(), sketch, partials, threads);
 }
 
+/// Extents of a formed tile: a product that runs at full speed, which with its share of `dw`
+/// stays in a core's second-level cache.
 fn tile(problem: &Conv2d) -> [usize; 2] {
     let shape = problem.gradient();
-    let env =
-        |name: &str, default: usize| std::env::var(name).map_or(default, |v| v.parse().unwrap());
-    let (o, i) = (env("TO", 128), env("TI", 384));
     let fit = |extent: usize, most: usize| {
         let parts = extent.div_ceil(most).max(1);
         extent.div_ceil(parts).next_multiple_of(8).max(8)
     };
-    [fit(shape.outputs(), o), i.min(shape.inputs().next_multiple_of(8)).max(8)]
+    [fit(shape.outputs(), OUTPUTS), COLUMNS.min(shape.inputs().next_multiple_of(8)).max(8)]
 }
 
 /// `dw [O, C / groups, kh, kw] (+)= total [O, kh, kw, C / groups]`.
@@ -270,14 +280,14 @@ fn lane_sum(values: &[f32]) -> f32 {
 /// The weight cut into blocks of input channels, each `[O / groups, kh · kw · width]`: the right
 /// side of a product of `COLUMNS` or so columns.
 #[derive(Clone, Copy)]
-struct Blocks<'a> {
+pub(super) struct Blocks<'a> {
     problem: &'a Conv2d,
     width: usize,
     per_group: usize,
 }
 
 impl<'a> Blocks<'a> {
-    fn new(problem: &'a Conv2d, columns: usize) -> Self {
+    pub(super) fn new(problem: &'a Conv2d, columns: usize) -> Self {
         let (channels, taps) = (problem.channels_per_group(), problem.gradient().taps());
         let wanted = (channels * taps).div_ceil(columns).max(1);
         let width = channels.div_ceil(wanted).next_multiple_of(8).min(channels).max(1);
@@ -305,7 +315,11 @@ impl<'a> Blocks<'a> {
         self.first(k) * (spec.out_channels / spec.groups) * self.problem.gradient().taps()
     }
 
-    fn arrange<'b, T: Element>(&self, weight: &[T], buffer: &'b mut Vec<f32>) -> &'b [f32] {
+    pub(super) fn arrange<'b, T: Element>(
+        &self,
+        weight: &[T],
+        buffer: &'b mut Vec<f32>,
+    ) -> &'b [f32] {
         let (problem, taps) = (self.problem, self.problem.gradient().taps());
         let (per_group, inputs) = (problem.channels_per_group(), problem.gradient().inputs());
         let outputs = problem.spec().out_channels / problem.spec().groups;
@@ -396,14 +410,14 @@ impl InputGradient<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::testing::{Buffers, for_all_options, integers, noise};
     use crate::ops::{Backend, ConvInputs};
     use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
     use crate::reference;
 
-    fn kinds() -> Vec<Conv2dSpec> {
+    pub(crate) fn kinds() -> Vec<Conv2dSpec> {
         let base = Conv2dSpec {
             samples: 3,
             in_channels: 8,
@@ -433,6 +447,9 @@ mod tests {
             Conv2dSpec { padding: Padding { top: 2, bottom: 0, left: 0, right: 1 }, ..base },
             Conv2dSpec { kernel: [1, 1], padding: Padding::default(), in_channels: 5, ..base },
             Conv2dSpec { in_channels: 1, out_channels: 1, samples: 1, ..base },
+            // Few positions: the two-sided sketch comes from the rows.
+            Conv2dSpec { in_channels: 48, out_channels: 32, size: [2, 2], ..base },
+            Conv2dSpec { in_channels: 16, out_channels: 48, size: [1, 3], groups: 2, ..base },
             Conv2dSpec { in_channels: 100, out_channels: 3, size: [2, 2], ..base },
             Conv2dSpec { in_channels: 0, out_channels: 0, ..base },
             Conv2dSpec { in_channels: 0, ..base },

@@ -246,6 +246,11 @@ impl<F: Form> Walk<'_, F> {
             if self.form.is_empty(n) || !(recorded || dw.is_some() && trains()) {
                 continue;
             }
+            if let (false, Some(weight), Some(dw)) = (recorded, self.uniform(n, at), &mut dw) {
+                let panel = &mut scratch.panel;
+                self.form.form(n, at, dw.rb_mut(), Write::Add, weight, panel);
+                continue;
+            }
             let out = view_mut(values, rows, columns, stride);
             self.form.form(n, at, out, Write::Replace, 1.0, &mut scratch.panel);
             let sketch = &mut sketches[n * kept..(n + 1) * kept];

@@ -1,111 +1,254 @@
-//! The convolution itself, of any kind: what the adapters of frameworks whose own convolution is
-//! slower, or knows fewer kinds, run forward.
+//! Forward passes on the backend's own products and workspace.
+//!
+//! The values are those of the layers in [`crate::problem`], in the input's format with `f32`
+//! accumulation; what a training loop on this backend calls before the backward pass.
+//!
+//! ```
+//! use gradroute::cpu::Cpu;
+//! use gradroute::problem::{Linear, Rows};
+//!
+//! let layer = Linear::new(Rows::uniform(1, 2)?, 2, 1)?.with_bias(true);
+//! let mut y = [0.0_f32; 2];
+//! Cpu::new().linear_forward(&layer, &[1.0, 2.0, 3.0, 4.0], &[1.0, -1.0], Some(&[0.5]), &mut y)?;
+//! assert_eq!(y, [-0.5, -0.5]);
+//! # Ok::<(), gradroute::Error>(())
+//! ```
 
 use rayon::prelude::*;
 
-use super::gemm::{Write, gemm, view, view_mut};
-use super::im2col::{gather, transpose};
-use crate::problem::{Conv2d, Element};
+use super::Cpu;
+use super::buffers::{narrow, same_mut, widened, widened_here};
+use super::conv2d::{Blocks, positions};
+use super::gemm::{Write, gemm, par_gemm, view, view_mut};
+use super::im2col::{channels_last, gather};
+use super::norm::Plan;
+use super::tasks::for_blocks;
+use super::workspace::{Grow, Scratch};
+use crate::error::expect_len;
+use crate::problem::{Conv2d, Element, Embedding, Linear, Norm};
+use crate::{Error, Result};
 
-/// Output positions whose patches are gathered at a time.
-const POSITIONS: usize = 64;
+/// Numbers a panel of patches holds, and the positions it has at least.
+const PANEL: usize = 1 << 17;
+const POSITIONS: usize = 96;
 
-/// Buffers of one thread.
-#[derive(Default)]
-struct Scratch {
-    image: Vec<f32>,
-    panel: Vec<f32>,
-    sums: Vec<f32>,
-}
-
-/// `y [N, O, Ho, Wo]`, the convolution of `x [N, C, H, W]` with `weight [O, C / groups, kh, kw]`
-/// and `bias [O]`. Sizes are the caller's to check. The same bits whatever the number of threads.
-pub(crate) fn conv2d<T: Element>(
-    problem: &Conv2d,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    y: &mut [T],
-) {
-    let (spec, shape, [ho, wo]) = (problem.spec(), problem.gradient(), problem.out_size());
-    let positions = ho * wo;
-    let (x_each, y_each) =
-        (spec.in_channels * spec.size[0] * spec.size[1], shape.outputs() * positions);
-    if y_each == 0 {
-        return;
-    }
-    let mut arranged = vec![0.0; shape.weights()];
-    for (o, row) in arranged.chunks_exact_mut(shape.inputs().max(1)).enumerate() {
-        for (i, value) in row.iter_mut().enumerate() {
-            *value = weight[problem.weight_index(o, i)].to_f32();
+impl Cpu {
+    /// `y [N, O, Ho, Wo] = W ∗ x + b`, any kind of convolution.
+    /// Time `O(N · O · Ho · Wo · kh · kw · C / groups)`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the buffer of the wrong size.
+    pub fn conv2d_forward<T: Element>(
+        &mut self,
+        problem: &Conv2d,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        let (spec, shape, positions) = (problem.spec(), problem.gradient(), positions(problem));
+        let pixels = spec.size[0] * spec.size[1];
+        expect_len("x", spec.samples * spec.in_channels * pixels, x.len())?;
+        expect_len("weight", shape.weights(), weight.len())?;
+        expect_len("y", spec.samples * spec.out_channels * positions, y.len())?;
+        check_bias(shape.bias(), shape.outputs(), bias)?;
+        if y.is_empty() {
+            return Ok(());
         }
-    }
-    y.par_chunks_exact_mut(y_each).enumerate().for_each_init(
-        Scratch::default,
-        |scratch, (n, y)| {
-            sample(problem, &x[n * x_each..][..x_each], &arranged, scratch);
-            for (o, (y, sums)) in
-                y.chunks_exact_mut(positions).zip(scratch.sums.chunks_exact(positions)).enumerate()
-            {
-                let bias = bias.map_or(0.0, |bias| bias[o].to_f32());
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y = T::from_f32(sum + bias));
+        let super::workspace::Workspace { wide, conv, linear, .. } = &mut self.workspace;
+        linear.threads.prepare();
+        let threads = &linear.threads;
+        let (channels, inputs) = (problem.channels_per_group(), shape.inputs());
+        let image = conv.image.grown(x.len());
+        channels_last(problem, x, |_| true, image);
+        // One block for each group: the weight as a matrix, channels last.
+        let weight = Blocks::new(problem, usize::MAX).arrange(weight, &mut conv.weight);
+        let bias = bias.map(|bias| widened(bias, &mut wide.weight));
+        let outputs = spec.out_channels / spec.groups;
+        // Few samples are cut by output channels as well.
+        let parts = if spec.samples < 8 { outputs.div_ceil(64).min(8) } else { 1 };
+        let bound = |k: usize| {
+            let (image, part) = (k / parts, k % parts);
+            (image * outputs + outputs * part / parts) * positions
+        };
+        let band = (PANEL / inputs.max(1) / POSITIONS).max(1) * POSITIONS;
+        for_blocks(y, 0..spec.samples * spec.groups * parts, &bound, &|k, y| {
+            let (image_at, g) = (k / parts, k / parts % spec.groups);
+            let first = outputs * (k % parts) / parts;
+            let rows = y.len() / positions;
+            let image = &image[image_at * channels * pixels..][..channels * pixels];
+            let weight = &weight[(g * outputs + first) * inputs..][..rows * inputs];
+            let mut own = threads.own();
+            let Scratch { tile, panel, .. } = &mut *own;
+            let out = match same_mut(y) {
+                Some(y) => y,
+                None => tile.grown(rows * positions),
+            };
+            for start in (0..positions).step_by(band) {
+                let count = band.min(positions - start);
+                let panel = panel.grown(count * inputs);
+                let seen = start..start + count;
+                gather(problem, image, channels, seen, 0..inputs, panel);
+                let patches = view(panel, count, inputs, inputs).transpose();
+                let out = view_mut(out, rows, positions, positions).subcols_mut(start, count);
+                gemm(out, Write::Replace, 1.0, view(weight, rows, inputs, inputs), patches);
             }
-        },
-    );
+            if let Some(bias) = bias {
+                let bias = &bias[g * outputs + first..];
+                for (out, bias) in out.chunks_exact_mut(positions).zip(bias) {
+                    out.iter_mut().for_each(|out| *out += bias);
+                }
+            }
+            if T::DTYPE != crate::problem::Dtype::F32 {
+                y.iter_mut().zip(&tile[..]).for_each(|(y, value)| *y = T::from_f32(*value));
+            }
+        });
+        Ok(())
+    }
+
+    /// `y [R, O] = x Wᵀ + b`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the buffer of the wrong size.
+    pub fn linear_forward<T: Element>(
+        &mut self,
+        problem: &Linear,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        let (rows, shape) = (problem.rows().total(), problem.gradient());
+        let (inputs, outputs) = (shape.inputs(), shape.outputs());
+        expect_len("x", rows * inputs, x.len())?;
+        expect_len("weight", shape.weights(), weight.len())?;
+        expect_len("y", rows * outputs, y.len())?;
+        check_bias(shape.bias(), outputs, bias)?;
+        if y.is_empty() {
+            return Ok(());
+        }
+        let wide = &mut self.workspace.wide;
+        let x = view(widened(x, &mut wide.x), rows, inputs, inputs);
+        let weight = view(widened(weight, &mut wide.weight), outputs, inputs, inputs);
+        let bias = bias.map(|bias| widened(bias, &mut wide.dy));
+        let product = |y: &mut [f32]| {
+            par_gemm(
+                view_mut(y, rows, outputs, outputs),
+                Write::Replace,
+                1.0,
+                x,
+                weight.transpose(),
+            );
+            let Some(bias) = bias else { return };
+            y.par_chunks_mut(64 * outputs).for_each(|rows| {
+                for row in rows.chunks_exact_mut(outputs) {
+                    row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                }
+            });
+        };
+        match same_mut(y) {
+            Some(y) => product(y),
+            None => {
+                let total = wide.dx.grown(rows * outputs);
+                product(total);
+                narrow(total, y);
+            }
+        }
+        Ok(())
+    }
+
+    /// `y = γ ∘ x̂ + β`, shaped as `x`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the buffer of the wrong size.
+    pub fn norm_forward<T: Element>(
+        &mut self,
+        problem: &Norm,
+        x: &[T],
+        weight: &[T],
+        bias: Option<&[T]>,
+        y: &mut [T],
+    ) -> Result<()> {
+        let len = problem.rows().total() * problem.features();
+        expect_len("x", len, x.len())?;
+        expect_len("weight", problem.features(), weight.len())?;
+        expect_len("y", len, y.len())?;
+        check_bias(problem.gradient().bias(), problem.features(), bias)?;
+        let super::workspace::Workspace { wide, linear, .. } = &mut self.workspace;
+        linear.threads.prepare();
+        let threads = &linear.threads;
+        let weight = widened(weight, &mut wide.weight);
+        let bias = bias.map(|bias| widened(bias, &mut wide.dy));
+        let plan = Plan::new(problem);
+        for_blocks(y, 0..plan.tasks(), &|k| plan.elements_from(k), &|k, y| {
+            let mut own = threads.own();
+            let x = widened_here(&x[plan.elements(k)], &mut own.panel);
+            plan.forward(k, x, weight, bias, y);
+        });
+        Ok(())
+    }
+
+    /// `y [R, features]`: the table's rows for the tokens.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the buffer of the wrong size or the token out of range.
+    pub fn embedding_forward<T: Element>(
+        &mut self,
+        problem: &Embedding,
+        tokens: &[u32],
+        weight: &[T],
+        y: &mut [T],
+    ) -> Result<()> {
+        let features = problem.features();
+        expect_len("tokens", problem.rows().total(), tokens.len())?;
+        expect_len("weight", problem.vocabulary() * features, weight.len())?;
+        expect_len("y", tokens.len() * features, y.len())?;
+        if let Some(r) = tokens.iter().position(|&t| t as usize >= problem.vocabulary()) {
+            let expected = format!("a token below {}", problem.vocabulary());
+            return Err(Error::argument(format!("tokens[{r}]"), expected, tokens[r]));
+        }
+        for (y, &token) in y.chunks_exact_mut(features.max(1)).zip(tokens) {
+            y.copy_from_slice(&weight[token as usize * features..][..features]);
+        }
+        Ok(())
+    }
 }
 
-/// One sample, into `scratch.sums [O, positions]`.
-fn sample<T: Element>(problem: &Conv2d, x: &[T], weight: &[f32], scratch: &mut Scratch) {
-    let (spec, shape, [ho, wo]) = (problem.spec(), problem.gradient(), problem.out_size());
-    let (positions, pixels) = (ho * wo, spec.size[0] * spec.size[1]);
-    let (channels, outputs) = (problem.channels_per_group(), shape.outputs() / spec.groups);
-    let columns = shape.inputs();
-    let Scratch { image, panel, sums } = scratch;
-    image.resize(pixels * channels, 0.0);
-    panel.resize(POSITIONS.min(positions) * columns, 0.0);
-    sums.clear();
-    sums.resize(shape.outputs() * positions, 0.0);
-    for g in 0..spec.groups {
-        let x = &x[g * channels * pixels..][..channels * pixels];
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || transpose(x, [channels, pixels], pixels, image, channels, T::to_f32),
-        );
-        let weight = view(&weight[g * outputs * columns..], outputs, columns, columns);
-        let sums = &mut sums[g * outputs * positions..][..outputs * positions];
-        for first in (0..positions).step_by(POSITIONS) {
-            let range = first..(first + POSITIONS).min(positions);
-            let panel = &mut panel[..range.len() * columns];
-            gather(problem, image, channels, range.clone(), 0..columns, panel);
-            let patches = view(panel, range.len(), columns, columns).transpose();
-            let sums = view_mut(&mut sums[first..], outputs, range.len(), positions);
-            gemm(sums, Write::Replace, 1.0, weight, patches);
+fn check_bias<T>(has: bool, outputs: usize, bias: Option<&[T]>) -> Result<()> {
+    match bias {
+        Some(_) if !has => {
+            Err(Error::argument("bias", "none for a layer without a bias", "a buffer"))
         }
+        Some(bias) => expect_len("bias", outputs, bias.len()),
+        None if has => Err(Error::argument("bias", "the layer's bias", "none")),
+        None => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::conv2d;
-    use crate::cpu::testing::integers;
-    use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
+    use half::bf16;
 
-    /// Every output by its definition, from [`Conv2d::source`].
-    fn by_definition(conv: &Conv2d, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-        let (spec, [ho, wo], per_group) = (conv.spec(), conv.out_size(), conv.channels_per_group());
+    use super::*;
+    use crate::cpu::conv2d::tests::kinds;
+    use crate::cpu::testing::{integers, noise};
+    use crate::problem::Rows;
+
+    fn convolve(problem: &Conv2d, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let (spec, shape, [ho, wo]) = (problem.spec(), problem.gradient(), problem.out_size());
+        let (channels, [h, w]) = (problem.channels_per_group(), spec.size);
         let mut y = Vec::new();
         for (n, o) in (0..spec.samples).flat_map(|n| (0..spec.out_channels).map(move |o| (n, o))) {
-            let group = o / (spec.out_channels / spec.groups);
-            for (oy, ox) in (0..ho).flat_map(|oy| (0..wo).map(move |ox| (oy, ox))) {
-                let mut sum = bias[o];
-                for i in 0..conv.gradient().inputs() {
-                    let (tap, c) = (i / per_group, i % per_group);
-                    let (r, s) = (tap / spec.kernel[1], tap % spec.kernel[1]);
-                    if let (Some(iy), Some(ix)) = (conv.source(0, oy, r), conv.source(1, ox, s)) {
-                        let channel = n * spec.in_channels + group * per_group + c;
-                        let pixel = (channel * spec.size[0] + iy) * spec.size[1] + ix;
-                        sum += weight[conv.weight_index(o, i)] * x[pixel];
-                    }
+            let g = o / (spec.out_channels / spec.groups);
+            for at in 0..ho * wo {
+                let mut sum = bias.map_or(0.0, |bias| bias[o]);
+                for i in 0..shape.inputs() {
+                    let (tap, c) = (i / channels, i % channels + g * channels);
+                    let row = problem.source(0, at / wo, tap / spec.kernel[1]);
+                    let column = problem.source(1, at % wo, tap % spec.kernel[1]);
+                    let (Some(row), Some(column)) = (row, column) else { continue };
+                    let pixel = ((n * spec.in_channels + c) * h + row) * w + column;
+                    sum += weight[problem.weight_index(o, i)] * x[pixel];
                 }
                 y.push(sum);
             }
@@ -114,38 +257,81 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_matches_its_definition_bit_for_bit() {
-        let base = Conv2dSpec {
-            samples: 2,
-            in_channels: 8,
-            out_channels: 12,
-            size: [9, 10],
-            kernel: [3, 3],
-            padding: Padding::symmetric(1, 1),
-            bias: true,
-            ..Conv2dSpec::default()
-        };
-        let asymmetric = Padding { top: 0, bottom: 3, left: 2, right: 1 };
-        for spec in [
-            base,
-            Conv2dSpec { stride: [2, 3], ..base },
-            Conv2dSpec { groups: 4, dilation: [2, 1], ..base },
-            Conv2dSpec { groups: 8, out_channels: 16, ..base },
-            Conv2dSpec { padding: asymmetric, kernel: [2, 4], ..base },
-            Conv2dSpec { padding_mode: PaddingMode::Circular, padding: asymmetric, ..base },
-            Conv2dSpec { kernel: [1, 1], padding: Padding::default(), ..base },
-            Conv2dSpec { in_channels: 0, ..base },
-            Conv2dSpec { size: [0, 4], ..base },
-            Conv2dSpec { samples: 0, ..base },
-        ] {
+    fn every_kind_of_convolution_matches_loops_bit_for_bit() {
+        let mut cpu = Cpu::new();
+        for spec in kinds() {
             let conv = Conv2d::new(spec).unwrap();
-            let len = spec.samples * spec.in_channels * spec.size[0] * spec.size[1];
-            let (x, weight) = (integers(len, 1), integers(conv.gradient().weights(), 2));
-            let bias = integers(spec.out_channels, 3);
-            let expected = by_definition(&conv, &x, &weight, &bias);
+            let x = integers(spec.samples * spec.in_channels * spec.size[0] * spec.size[1], 1);
+            let weight = integers(conv.gradient().weights(), 2);
+            let bias = spec.bias.then(|| integers(spec.out_channels, 3));
+            let expected = convolve(&conv, &x, &weight, bias.as_deref());
             let mut y = vec![f32::NAN; expected.len()];
-            conv2d(&conv, &x, &weight, Some(&bias), &mut y);
+            cpu.conv2d_forward(&conv, &x, &weight, bias.as_deref(), &mut y).unwrap();
             assert_eq!(y, expected, "{spec:?}");
+            let half =
+                |values: &[f32]| values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>();
+            let mut y = half(&y);
+            let bias = bias.map(|bias| half(&bias));
+            cpu.conv2d_forward(&conv, &half(&x), &half(&weight), bias.as_deref(), &mut y).unwrap();
+            assert_eq!(y, half(&expected), "{spec:?}");
         }
+    }
+
+    #[test]
+    fn linear_matches_loops_bit_for_bit() {
+        let layer = Linear::new(Rows::new([0, 3, 70]).unwrap(), 20, 33).unwrap().with_bias(true);
+        let (x, weight, bias) = (integers(70 * 20, 1), integers(33 * 20, 2), integers(33, 3));
+        let mut y = vec![f32::NAN; 70 * 33];
+        Cpu::new().linear_forward(&layer, &x, &weight, Some(&bias), &mut y).unwrap();
+        for (at, y) in y.iter().enumerate() {
+            let (x, weight) = (&x[at / 33 * 20..][..20], &weight[at % 33 * 20..][..20]);
+            let sum: f32 = x.iter().zip(weight).map(|(x, w)| x * w).sum();
+            assert_eq!(*y, sum + bias[at % 33]);
+        }
+        let missing = Cpu::new().linear_forward(&layer, &x, &weight, None, &mut y);
+        assert!(missing.unwrap_err().to_string().contains("bias"));
+    }
+
+    #[test]
+    fn norms_have_the_moments_they_promise() {
+        let rows = || Rows::new([0, 2, 2, 90]).unwrap();
+        let norms = [
+            Norm::layer(rows(), 40, 0.0).unwrap(),
+            Norm::rms(rows(), 40, 0.0).unwrap(),
+            Norm::group(3, 40, 30, 5, 0.0).unwrap(),
+        ];
+        for norm in norms {
+            let len = norm.rows().total() * 40;
+            let (x, weight, zero) = (noise(len, 1), vec![2.0; 40], vec![0.5; 40]);
+            let bias = norm.gradient().bias().then_some(&zero[..]);
+            let mut y = vec![f32::NAN; len];
+            Cpu::new().norm_forward(&norm, &x, &weight, bias, &mut y).unwrap();
+            let set = if matches!(norm.kind(), crate::problem::NormKind::Group { .. }) {
+                240
+            } else {
+                40
+            };
+            for (x, y) in x.chunks(set).zip(y.chunks(set)) {
+                let moment = |power: i32| {
+                    y.iter()
+                        .map(|y| ((y - bias.map_or(0.0, |b| b[0])) / 2.0).powi(power))
+                        .sum::<f32>()
+                        / set as f32
+                };
+                assert!((moment(2) - 1.0).abs() < 1e-4, "{norm:?}: {}", moment(2));
+                assert!(bias.is_none() || moment(1).abs() < 1e-5);
+                assert!((x[0] > x[1]) == (y[0] > y[1]));
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_pick_rows() {
+        let table = Embedding::new(Rows::uniform(1, 3).unwrap(), 2, 2).unwrap();
+        let mut y = [0.0f32; 6];
+        Cpu::new().embedding_forward(&table, &[1, 0, 1], &[1.0, 2.0, 3.0, 4.0], &mut y).unwrap();
+        assert_eq!(y, [3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
+        let wrong = Cpu::new().embedding_forward(&table, &[1, 2, 1], &[0.0; 4], &mut y);
+        assert!(wrong.unwrap_err().to_string().contains("tokens[1]"));
     }
 }

@@ -53,15 +53,7 @@ pub(crate) fn run<T: Element>(
     }
     let records = out.sq_norm.is_some() || out.sq_norm_bias.is_some() || out.sketch.is_some();
     let gradients = out.dw.is_some() || out.db.is_some();
-    let plan = Plan {
-        problem,
-        parts: match problem.kind() {
-            NormKind::Group { groups } => groups,
-            _ => problem.rows().longest().div_ceil(ROWS).clamp(1, PARTS),
-        },
-        gradients: records || gradients,
-        flows: dx.is_some(),
-    };
+    let plan = Plan { gradients: records || gradients, flows: dx.is_some(), ..Plan::new(problem) };
     let measured = |n: usize| records || (gradients && column::trains(options, n));
     if !plan.gradients && !plan.flows {
         return;
@@ -78,7 +70,7 @@ pub(crate) fn run<T: Element>(
     for_block_pairs(
         dx.unwrap_or_default(),
         partial,
-        0..samples * plan.parts,
+        0..plan.tasks(),
         &|k| if plan.flows { plan.elements_from(k) } else { 0 },
         &|k| k * part_len,
         &|k, dx, partial| {
@@ -125,8 +117,9 @@ pub(crate) fn run<T: Element>(
     }
 }
 
+/// The cut into tasks.
 #[derive(Clone, Copy)]
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     problem: &'a Norm,
     /// Tasks for each sample.
     parts: usize,
@@ -134,7 +127,21 @@ struct Plan<'a> {
     flows: bool,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// Computes nothing yet.
+    pub(super) fn new(problem: &'a Norm) -> Self {
+        let parts = match problem.kind() {
+            NormKind::Group { groups } => groups,
+            _ => problem.rows().longest().div_ceil(ROWS).clamp(1, PARTS),
+        };
+        Self { problem, parts, gradients: false, flows: false }
+    }
+
+    /// Number of tasks.
+    pub(super) fn tasks(&self) -> usize {
+        self.problem.rows().samples() * self.parts
+    }
+
     /// Features a task leaves gradients of.
     fn part_features(&self) -> usize {
         match self.problem.kind() {
@@ -144,7 +151,7 @@ impl Plan<'_> {
     }
 
     /// First element of task `k`, which ends where task `k + 1` begins.
-    fn elements_from(&self, k: usize) -> usize {
+    pub(super) fn elements_from(&self, k: usize) -> usize {
         let (rows, features) = (self.problem.rows(), self.problem.features());
         let (n, part) = (k / self.parts, k % self.parts);
         if n == rows.samples() {
@@ -159,7 +166,7 @@ impl Plan<'_> {
         }
     }
 
-    fn elements(&self, k: usize) -> Range<usize> {
+    pub(super) fn elements(&self, k: usize) -> Range<usize> {
         self.elements_from(k)..self.elements_from(k + 1)
     }
 
@@ -207,6 +214,45 @@ impl Plan<'_> {
                         if flow != 0.0 {
                             let dx = &mut dx[r * features..][..features];
                             row_dx(x, dy, scale, centred, gamma, flow, slopes, dx);
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// `y` of task `k` from its `x`.
+    pub(super) fn forward<T: Element>(
+        &self,
+        k: usize,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        y: &mut [T],
+    ) {
+        let features = self.part_features();
+        // A set is normalised together, in runs of one feature: a row of one-element runs, or
+        // a group of channels.
+        let (first, set, run, centred) = match self.problem.kind() {
+            NormKind::Group { .. } => {
+                let run = x.len() / features.max(1);
+                (k % self.parts * features, x.len(), run, true)
+            }
+            kind => (0, features, 1, kind == NormKind::Layer),
+        };
+        let (weight, bias) = (&weight[first..], bias.map(|bias| &bias[first..]));
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let sets = x.chunks_exact(set.max(1)).zip(y.chunks_exact_mut(set.max(1)));
+                for (x, y) in sets {
+                    let scale = standardise(x, centred, self.problem.eps());
+                    let runs = x.chunks_exact(run.max(1)).zip(y.chunks_exact_mut(run.max(1)));
+                    for (c, (x, y)) in runs.enumerate() {
+                        let gamma = weight[c] * scale.inverse;
+                        let beta = bias.map_or(0.0, |bias| bias[c]);
+                        for (y, x) in y.iter_mut().zip(x) {
+                            *y = T::from_f32((x - scale.mean) * gamma + beta);
                         }
                     }
                 }

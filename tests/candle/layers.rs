@@ -1,11 +1,11 @@
 //! Each routed layer against candle's own autograd.
 
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use gradroute::candle::{
     Parameters, Recorder, RoutedConv2d, RoutedEmbedding, RoutedGroupNorm, RoutedLayerNorm,
     RoutedLinear, RoutedLora, RoutedRmsNorm, Scope, silu, upsample_nearest,
 };
-use gradroute::problem::{Conv2dSpec, Padding};
+use gradroute::problem::{Conv2dSpec, Padding, PaddingMode};
 use gradroute::projection::SketchKind;
 
 use crate::support::*;
@@ -33,13 +33,25 @@ fn convolutions_match_candles_gradients() {
         Conv2dSpec { kernel: [3, 3], stride: [2, 2], ..spec },
         Conv2dSpec { kernel: [3, 3], dilation: [2, 2], groups: 2, ..spec },
         Conv2dSpec { bias: false, ..spec },
+        Conv2dSpec { kernel: [2, 4], padding: Padding::same([2, 4], [1, 1]), ..spec },
+        Conv2dSpec {
+            kernel: [3, 3],
+            padding: Padding { top: 2, bottom: 0, left: 1, right: 3 },
+            padding_mode: PaddingMode::Circular,
+            ..spec
+        },
     ];
     for spec in kinds {
         let (_, _, scope) = fresh();
         let layer = RoutedConv2d::new(spec, &scope.at("c")).unwrap();
         let plain: Plain = Box::new(move |x, p| {
-            let (padding, stride) = (spec.padding.top, spec.stride[0]);
-            let y = x.conv2d(&p[0], padding, stride, spec.dilation[0], spec.groups)?;
+            let y = padded(x, &spec)?.conv2d(
+                &p[0],
+                0,
+                spec.stride[0],
+                spec.dilation[0],
+                spec.groups,
+            )?;
             match p.get(1) {
                 Some(b) => y.broadcast_add(&b.reshape((1, (), 1, 1))?),
                 None => Ok(y),
@@ -47,6 +59,21 @@ fn convolutions_match_candles_gradients() {
         });
         compare(&format!("{spec:?}"), &layer, &scope, plain, &random(&[3, 4, 7, 7], 1));
     }
+}
+
+fn padded(x: &Tensor, spec: &Conv2dSpec) -> Result<Tensor> {
+    let Padding { top, bottom, left, right } = spec.padding;
+    let pad = |x: &Tensor, axis: usize, before: usize, after: usize| {
+        let size = x.dim(axis)?;
+        match spec.padding_mode {
+            PaddingMode::Zeros => x.pad_with_zeros(axis, before, after),
+            PaddingMode::Circular => {
+                let parts = [x.narrow(axis, size - before, before)?, x.clone()];
+                Tensor::cat(&[&parts[0], &parts[1], &x.narrow(axis, 0, after)?], axis)
+            }
+        }
+    };
+    pad(&pad(x, 2, top, bottom)?, 3, left, right)
 }
 
 #[test]
