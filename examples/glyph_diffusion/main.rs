@@ -1,1 +1,137 @@
-fn main() {}
+//! Trains a small diffusion model on real typefaces under a routing policy, records every
+//! sample's influence, and writes a report that answers whose data shaped what.
+//!
+//! ```text
+//! cargo run --release --example glyph_diffusion
+//! cargo run --release --example glyph_diffusion -- --help
+//! ```
+
+mod data;
+mod diffusion;
+mod evaluate;
+mod governed;
+mod model;
+mod options;
+mod outcome;
+mod probe;
+mod report;
+mod sampling;
+mod train;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::data::Dataset;
+use crate::governed::Governed;
+use crate::options::{Cli, RunOptions};
+use crate::outcome::{Outcome, write_json};
+use crate::report::Report;
+use crate::train::{Trained, Trainer};
+
+// The files of a run.
+const OPTIONS: &str = "run.json";
+const LEDGER: &str = "ledger";
+const RESULT: &str = "result.json";
+const REPORT: &str = "report.html";
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let options = if cli.resume { read_options(&cli.out)? } else { begin(&cli)? };
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    ctrlc::set_handler(move || {
+        // A second Ctrl-C does not wait for the step.
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    let data = Dataset::load()?;
+    let model = Governed::new(options.policy, &data, options.seed)?;
+    let ledger = cli.out.join(LEDGER);
+    // A run killed before its ledger's first commit begins anew.
+    let mut trainer = if ledger.join("manifest.json").exists() {
+        Trainer::resume(&options, &data, &model, &ledger)?
+    } else {
+        Trainer::begin(&options, &data, &model, &ledger)?
+    };
+    let trained = trainer.run(&stop)?;
+    if !trained.finished {
+        let out = cli.out.display();
+        println!("\nLedger and checkpoint are committed. To continue:");
+        println!("  cargo run --release --example glyph_diffusion -- --resume --out {out}");
+        return Ok(());
+    }
+    trainer.finish()?;
+    conclude(&cli.out, &options, &data, &model, &trainer, trained)
+}
+
+/// A new run: its folder and options.
+fn begin(cli: &Cli) -> Result<RunOptions> {
+    let path = cli.out.join(OPTIONS);
+    if cli.overwrite && path.exists() {
+        std::fs::remove_dir_all(&cli.out).with_context(|| cli.out.display().to_string())?;
+    }
+    ensure!(
+        !path.exists(),
+        "{}: there is a run here; continue it with --resume, replace it with --overwrite, or \
+         choose another --out",
+        cli.out.display()
+    );
+    std::fs::create_dir_all(&cli.out).with_context(|| cli.out.display().to_string())?;
+    write_json(&path, &cli.run)?;
+    Ok(cli.run.clone())
+}
+
+fn read_options(out: &Path) -> Result<RunOptions> {
+    let path = out.join(OPTIONS);
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("{}: no run to resume", path.display()))?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Evaluates the averaged weights and writes what the run came to.
+fn conclude(
+    out: &Path,
+    options: &RunOptions,
+    data: &Dataset,
+    model: &Governed,
+    trainer: &Trainer,
+    trained: Trained,
+) -> Result<()> {
+    println!("measuring …");
+    let coverage = model.recorder().coverage(model.parameters());
+    let outcome = Outcome {
+        options: options.clone(),
+        policy_hash: model.has_region().then(|| model.policy().hash().to_string()),
+        steps: options.total_steps(),
+        train_seconds: trained.seconds,
+        images_per_second: trained.images_per_second(),
+        parameters: model.parameters().numbers(),
+        coverage: coverage.share(),
+        ledger: out.join(LEDGER).display().to_string(),
+        ledger_head: trainer.ledger_head().to_owned(),
+        losses: evaluate::losses(model, data, options.questions())?,
+    };
+    if !options.no_report {
+        println!("drawing …");
+        let report = Report {
+            data,
+            model,
+            influence: trainer.influence(),
+            outcome: &outcome,
+            curve: trainer.curve(),
+            coverage: coverage.to_string(),
+            drawing_steps: options.drawing_steps(),
+        };
+        report.write(&out.join(REPORT))?;
+        println!("{}", out.join(REPORT).display());
+    }
+    // Last, so that who finds a result knows the run is finished.
+    write_json(&out.join(RESULT), &outcome)?;
+    println!("{}", out.join(RESULT).display());
+    Ok(())
+}

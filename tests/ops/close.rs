@@ -2,7 +2,6 @@
 
 use gradroute::ops::Backend;
 use gradroute::problem::{Conv2d, Conv2dSpec, Element, Padding, Rows};
-use gradroute::projection::SketchKind;
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::{self, Named};
@@ -50,12 +49,9 @@ pub fn large<B: Backend>(make: impl Fn() -> B) {
         ("large conv2d".into(), Problem::Conv2d(Conv2d::new(conv).unwrap())),
     ];
     let mut backend = make();
-    for (c, (name, problem)) in problems.into_iter().enumerate() {
-        let mut case = Case::<f32>::random(&name, problem, 4000 + c as u64);
-        Pattern::Mixed.apply(&mut case, c as u64);
-        record(&mut case.layers, SketchKind::Count { buckets: 256 }, false, 1.0);
-        assert_all_close(&case, &run_all(&mut backend, &case), &expect::<f64, _>(&case), BOUND);
-    }
+    cases::<f32>(problems, |case| {
+        assert_all_close(case, &run_all(&mut backend, case), &expect::<f64, _>(case), BOUND);
+    });
 }
 
 /// Calls `check` with every problem under some patterns, convolutions under all of them.

@@ -48,7 +48,7 @@ macro_rules! suite {
             }
 
             #[test]
-            #[ignore = "takes minutes"]
+            #[ignore = "takes a minute"]
             fn close_large() {
                 close::large($make);
             }

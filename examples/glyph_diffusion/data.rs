@@ -1,0 +1,231 @@
+//! The typefaces: pictures, categories, and the order in which training sees them.
+//!
+//! A sample is one glyph. Its category is `style/<group>/<typeface>`; its id is
+//! `typeface · 62 + character`, and a planted copy's is that plus a thousand of its own.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use gradroute::routing::Categories;
+use rand::RngExt;
+use serde::Deserialize;
+
+use crate::diffusion::{Purpose, stream};
+
+/// Pixels along a glyph's side.
+pub const SIDE: usize = 16;
+/// The characters, in the order of the sheet's columns.
+pub const CHARACTERS: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// The group whose rights are tracked.
+pub const OWNED: &str = "script";
+/// Glyphs that appear several times among the samples, as `(group, character)` of the group's
+/// first typeface, and how many copies are added.
+const PLANTED: [(&str, char); 6] =
+    [("serif", 'R'), ("sans", 'g'), ("display", '8'), ("mono", 'Q'), ("slab", 'a'), (OWNED, 'k')];
+const COPIES: u64 = 7;
+/// Copies' ids start here, so that they are told from first instances at a glance.
+const COPY_IDS: u64 = 100_000;
+
+/// A typeface and who made it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Typeface {
+    pub group: String,
+    pub slug: String,
+    pub name: String,
+    pub designer: String,
+    pub licence: String,
+}
+
+impl Typeface {
+    /// `style/<group>/<slug>`.
+    pub fn category(&self) -> String {
+        format!("style/{}/{}", self.group, self.slug)
+    }
+
+    /// Whether its rights are tracked.
+    pub fn owned(&self) -> bool {
+        self.group == OWNED
+    }
+}
+
+/// One training example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Stable over epochs, runs and versions of the sheet that only add typefaces.
+    pub id: u64,
+    pub typeface: usize,
+    pub character: usize,
+}
+
+impl Sample {
+    /// Whether the sample is a planted copy.
+    pub fn is_copy(&self) -> bool {
+        self.id >= COPY_IDS
+    }
+}
+
+/// All typefaces and their glyphs.
+#[derive(Debug)]
+pub struct Dataset {
+    pub typefaces: Vec<Typeface>,
+    /// Every glyph once, typeface by typeface, then the planted copies.
+    pub samples: Vec<Sample>,
+    /// `[typefaces, characters, SIDE²]` in `-1..1`, 1 being ink.
+    pixels: Vec<f32>,
+}
+
+impl Dataset {
+    /// The sheet the program was built with.
+    pub fn load() -> Result<Self> {
+        const SHEET: &[u8] =
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/glyphs.png"));
+        const LIST: &str =
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/typefaces.toml"));
+        #[derive(Deserialize)]
+        struct List {
+            typeface: Vec<Typeface>,
+        }
+        let typefaces = toml::from_str::<List>(LIST).context("data/typefaces.toml")?.typeface;
+        let sheet = image::load_from_memory(SHEET).context("data/glyphs.png")?.into_luma8();
+        let columns = CHARACTERS.len();
+        let size = (columns * SIDE, typefaces.len() * SIDE);
+        let given = (sheet.width() as usize, sheet.height() as usize);
+        ensure!(given == size, "data/glyphs.png: {given:?} pixels where {size:?} belong");
+        let pixel = |x: usize, y: usize| sheet.get_pixel(x as u32, y as u32).0[0];
+        let mut pixels = Vec::with_capacity(size.0 * size.1);
+        let mut samples = Vec::new();
+        for typeface in 0..typefaces.len() {
+            for character in 0..columns {
+                let at = |k: usize| (character * SIDE + k % SIDE, typeface * SIDE + k / SIDE);
+                pixels.extend((0..SIDE * SIDE).map(|k| {
+                    let (x, y) = at(k);
+                    f32::from(pixel(x, y)) / 127.5 - 1.0
+                }));
+                samples.push(Sample {
+                    id: (typeface * columns + character) as u64,
+                    typeface,
+                    character,
+                });
+            }
+        }
+        samples.extend(planted(&typefaces)?);
+        Ok(Self { typefaces, samples, pixels })
+    }
+
+    /// The categories, one per typeface, ids in the order of the typefaces.
+    pub fn categories(&self) -> gradroute::Result<Categories> {
+        Categories::new(self.typefaces.iter().map(Typeface::category))
+    }
+
+    /// The groups, in the order of the sheet.
+    pub fn groups(&self) -> Vec<&str> {
+        let mut groups: Vec<&str> = self.typefaces.iter().map(|face| face.group.as_str()).collect();
+        groups.dedup();
+        groups
+    }
+
+    /// Number of different designers.
+    pub fn designers(&self) -> usize {
+        let names = self.typefaces.iter().map(|face| face.designer.as_str());
+        names.collect::<std::collections::HashSet<_>>().len()
+    }
+
+    /// The sample with this id.
+    pub fn sample(&self, id: u64) -> Option<&Sample> {
+        self.samples.iter().find(|sample| sample.id == id)
+    }
+
+    /// Pixels of a sample, `[SIDE²]`.
+    pub fn image(&self, sample: &Sample) -> &[f32] {
+        let at = (sample.typeface * CHARACTERS.len() + sample.character) * SIDE * SIDE;
+        &self.pixels[at..][..SIDE * SIDE]
+    }
+
+    /// Pixels of several samples, one after the other.
+    pub fn images(&self, samples: &[Sample]) -> Vec<f32> {
+        samples.iter().flat_map(|sample| self.image(sample)).copied().collect()
+    }
+
+    /// Whether the sample belongs to the rights-tracked group.
+    pub fn owned(&self, sample: &Sample) -> bool {
+        self.typefaces[sample.typeface].owned()
+    }
+}
+
+fn planted(typefaces: &[Typeface]) -> Result<Vec<Sample>> {
+    let mut copies = Vec::new();
+    for (group, character) in PLANTED {
+        let typeface = (typefaces.iter().position(|face| face.group == group))
+            .with_context(|| format!("data/typefaces.toml: no typeface of group {group}"))?;
+        let character = CHARACTERS.find(character).context("a character of the sheet")?;
+        let first = (typeface * CHARACTERS.len() + character) as u64;
+        copies.extend((1..=COPIES).map(|copy| Sample {
+            id: COPY_IDS * copy + first,
+            typeface,
+            character,
+        }));
+    }
+    Ok(copies)
+}
+
+/// What the model is told about the images of a batch.
+pub struct Conditions {
+    /// Character per image; [`CHARACTERS`]`.len()` for none.
+    pub characters: Vec<u32>,
+    /// Typeface per image; the number of typefaces for none.
+    pub styles: Vec<u32>,
+    /// Share of each image's style embedding, the rest being that of no style; none means 1.
+    pub style_share: Option<Vec<f32>>,
+}
+
+impl Conditions {
+    /// The samples' own.
+    pub fn of(samples: &[Sample]) -> Self {
+        Self {
+            characters: samples.iter().map(|sample| sample.character as u32).collect(),
+            styles: samples.iter().map(|sample| sample.typeface as u32).collect(),
+            style_share: None,
+        }
+    }
+
+    /// As index tensors.
+    pub fn tensors(&self, device: &Device) -> candle_core::Result<(Tensor, Tensor)> {
+        Ok((
+            Tensor::new(self.characters.as_slice(), device)?,
+            Tensor::new(self.styles.as_slice(), device)?,
+        ))
+    }
+}
+
+/// Draws batches: every epoch visits each sample once, in an order of its own.
+pub struct Order {
+    samples: Vec<Sample>,
+    seed: u64,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    pub fn new(samples: Vec<Sample>, seed: u64) -> Self {
+        Self { samples, seed, epoch: None }
+    }
+
+    /// The batch of a step, the same whenever it is asked for.
+    pub fn batch(&mut self, step: u64, size: usize) -> Vec<Sample> {
+        let first = step * size as u64;
+        (first..first + size as u64).map(|at| self.visit(at)).collect()
+    }
+
+    fn visit(&mut self, at: u64) -> Sample {
+        let count = self.samples.len() as u64;
+        let epoch = at / count;
+        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            let mut rng = stream(self.seed, Purpose::Order, epoch);
+            let mut order: Vec<usize> = (0..self.samples.len()).collect();
+            for k in (1..order.len()).rev() {
+                order.swap(k, rng.random_range(0..=k));
+            }
+            self.epoch = Some((epoch, order));
+        }
+        let (_, order) = self.epoch.as_ref().expect("just drawn");
+        self.samples[order[(at % count) as usize]]
+    }
+}

@@ -1,0 +1,85 @@
+//! The command line, and the part of it that defines a run.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// Trains a small diffusion model on real typefaces under a routing policy, records every
+/// sample's influence and writes a report that answers whose data shaped what.
+#[derive(Debug, Parser)]
+pub struct Cli {
+    #[command(flatten)]
+    pub run: RunOptions,
+    /// Where the run lives: ledger, checkpoints, result.json and report.html.
+    #[arg(long, default_value = "runs/glyph_diffusion")]
+    pub out: PathBuf,
+    /// Continue the run in --out, with the options it was started with.
+    #[arg(long, conflicts_with_all = ["policy", "without_owned", "seed", "steps", "batch", "quick", "questions", "commit_every", "no_report"])]
+    pub resume: bool,
+    /// Delete the run in --out, if there is one, and begin anew.
+    #[arg(long, conflicts_with = "resume")]
+    pub overwrite: bool,
+}
+
+/// What defines a run. Kept in `run.json`, so that a resumed run is the same run.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+pub struct RunOptions {
+    /// Where the rights-tracked group owns a region: in all residual blocks, only in the up
+    /// blocks, or nowhere (an unrouted run: everything trains everything).
+    #[arg(long, value_enum, default_value = "all")]
+    pub policy: PolicyChoice,
+    /// Train without the rights-tracked group: what attenuation is measured against.
+    #[arg(long)]
+    pub without_owned: bool,
+    /// Seed of weights, batches and noise.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Training steps.
+    #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Samples per step.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub batch: u64,
+    /// A short run of about a minute: fewer steps, fewer pictures.
+    #[arg(long)]
+    pub quick: bool,
+    /// Questions the trained model is asked about each side; 1024, or 128 with --quick.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub questions: Option<u64>,
+    /// Steps between commits of ledger and checkpoint.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub commit_every: u64,
+    /// Stop after result.json: no pictures, no queries.
+    #[arg(long)]
+    pub no_report: bool,
+}
+
+/// Which of the shipped policies governs the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyChoice {
+    All,
+    Up,
+    None,
+}
+
+impl RunOptions {
+    /// Steps of a `--quick` run.
+    const QUICK_STEPS: u64 = 150;
+
+    /// The steps this run takes.
+    pub fn total_steps(&self) -> u64 {
+        if self.quick { self.steps.min(Self::QUICK_STEPS) } else { self.steps }
+    }
+
+    /// Questions the trained model is asked about each side.
+    pub fn questions(&self) -> usize {
+        self.questions.unwrap_or(if self.quick { 128 } else { 1024 }) as usize
+    }
+
+    /// DDIM steps behind each picture.
+    pub fn drawing_steps(&self) -> usize {
+        if self.quick { 8 } else { 24 }
+    }
+}

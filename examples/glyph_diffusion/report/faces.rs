@@ -1,0 +1,140 @@
+//! Glyphs the model drew: every typeface, and the tracked group at several dials.
+
+use anyhow::Result;
+
+use super::Report;
+use super::html::{escape, section};
+use super::picture::{Ink, strip};
+use crate::data::{CHARACTERS, SIDE, Sample};
+use crate::governed::Dial;
+use crate::sampling::{Drawing, Wish, draw, spell};
+
+/// What each typeface is asked to write.
+const TEXT: &str = "Hamburg7";
+/// Dials shown.
+const DIALS: [f32; 3] = [1.0, 0.5, 0.0];
+
+/// The glyphs of the overview, `TEXT` in every typeface.
+pub struct Faces {
+    pub wishes: Vec<Wish>,
+    /// `[wishes, SIDE²]`.
+    pub images: Vec<f32>,
+}
+
+impl Faces {
+    pub fn draw(report: &Report) -> Result<Self> {
+        let wishes: Vec<Wish> =
+            (0..report.data.typefaces.len()).flat_map(|face| spell(face, TEXT)).collect();
+        let drawing = Drawing { steps: report.drawing_steps, dial: Dial::AsTrained };
+        let images = draw(report.model, report.data, &wishes, drawing)?;
+        Ok(Self { wishes, images })
+    }
+
+    /// The image of a wish.
+    pub fn image(&self, index: usize) -> &[f32] {
+        &self.images[index * SIDE * SIDE..][..SIDE * SIDE]
+    }
+
+    fn of(&self, typeface: usize) -> &[f32] {
+        let each = TEXT.len() * SIDE * SIDE;
+        &self.images[typeface * each..][..each]
+    }
+
+    /// A line of the header: the group's first typefaces side by side.
+    pub fn hero(&self, report: &Report, group: &str) -> Result<String> {
+        let faces = &report.data.typefaces;
+        let images: Vec<f32> = (0..faces.len())
+            .filter(|&face| faces[face].group == group)
+            .take(3)
+            .flat_map(|face| self.of(face))
+            .copied()
+            .collect();
+        strip(&images, ink(report, group), 2, group)
+    }
+
+    /// The overview: what the model drew above what it was shown.
+    pub fn section(&self, report: &Report) -> Result<String> {
+        let mut body = String::from("<div class=faces>");
+        for (face, typeface) in report.data.typefaces.iter().enumerate() {
+            let ink = ink(report, &typeface.group);
+            let real: Vec<Sample> = spell(face, TEXT)
+                .map(|wish| Sample { id: 0, typeface: face, character: wish.character })
+                .collect();
+            let class = if typeface.owned() { " class=own" } else { "" };
+            body += &format!(
+                "<div class=face title=\"{}\"><b{class}>{}</b> <small>{}</small>{}{}</div>",
+                escape(&format!("{}, {}", typeface.group, typeface.licence)),
+                escape(&typeface.name),
+                escape(&typeface.designer),
+                strip(self.of(face), ink, 2, &format!("{}, drawn", typeface.name))?,
+                strip(&report.data.images(&real), Ink::Grey, 2, "the training glyphs")?,
+            );
+        }
+        body += "</div>";
+        let lead = "The upper line of each typeface was drawn by the model, the grey line below \
+                    it is the typeface itself.";
+        Ok(section("Every typeface", lead, &body))
+    }
+}
+
+/// The tracked group's glyphs with its region's dial turned down.
+pub fn dial(report: &Report) -> Result<String> {
+    let faces: Vec<usize> =
+        (0..report.data.typefaces.len()).filter(|&f| report.data.typefaces[f].owned()).collect();
+    let wishes: Vec<Wish> = faces.iter().flat_map(|&face| spell(face, TEXT)).collect();
+    let columns: Vec<Vec<f32>> = DIALS
+        .iter()
+        .map(|&at| {
+            let drawing = Drawing { steps: report.drawing_steps, dial: Dial::At(at) };
+            draw(report.model, report.data, &wishes, drawing)
+        })
+        .collect::<Result<_>>()?;
+    let each = TEXT.len() * SIDE * SIDE;
+    let mut rows = Vec::new();
+    for (row, &face) in faces.iter().enumerate() {
+        let typeface = &report.data.typefaces[face];
+        let mut cells = vec![format!("<b class=own>{}</b>", escape(&typeface.name))];
+        for (column, at) in columns.iter().zip(DIALS) {
+            let title = format!("{}, dial at {at}", typeface.name);
+            cells.push(strip(&column[row * each..][..each], Ink::Red, 2, &title)?);
+        }
+        rows.push(cells);
+    }
+    let table = super::html::table(&["", "dial at 1", "½", "0"], rows);
+    let lead = "The tracked group's region and style embedding, faded together, from the same \
+                noise. At 0 what is left was learned from public typefaces alone. These see the \
+                region off at every dial, so that nothing else moves.";
+    let losses = &report.outcome.losses.owned;
+    let points = |pick: fn(&crate::evaluate::DialLoss) -> f64| {
+        losses.iter().map(|at| (f64::from(at.dial), pick(at))).collect()
+    };
+    let chart = super::charts::lines(
+        &[
+            super::charts::Line {
+                name: "region and style row",
+                colour: "#b72b1d",
+                points: points(|at| at.loss),
+            },
+            super::charts::Line {
+                name: "region alone",
+                colour: "#c98a3a",
+                points: points(|at| at.row_kept),
+            },
+        ],
+        ["dial", "loss on the tracked group"],
+        false,
+    );
+    Ok(section("The tracked group's dial", lead, &(table + &chart)))
+}
+
+/// Colour of a group's glyphs.
+pub fn ink(report: &Report, group: &str) -> Ink {
+    let owned = report.model.has_region() && group == crate::data::OWNED;
+    if owned { Ink::Red } else { Ink::Black }
+}
+
+/// How a sample is called in captions.
+pub fn name(report: &Report, sample: &Sample) -> String {
+    let letter = &CHARACTERS[sample.character..=sample.character];
+    format!("{letter} · {}", report.data.typefaces[sample.typeface].name)
+}

@@ -1,0 +1,204 @@
+//! Who moved what: categories over blocks, training glyphs behind a drawn one, planted copies.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use gradroute::provenance::{Similarity, Whitening};
+
+use super::Report;
+use super::charts::HeatMap;
+use super::faces::{Faces, ink, name};
+use super::html::{escape, section, table};
+use super::picture::{Ink, strip};
+use crate::data::Sample;
+use crate::probe;
+
+/// Neighbours shown beside a drawn glyph.
+const NEIGHBOURS: usize = 7;
+/// Damping of the whitening; see [`Whitening::new`].
+const DAMPING: f64 = 0.1;
+
+/// Category × block, pushed and moved.
+pub fn heat_maps(report: &Report) -> Result<String> {
+    let groups = report.data.groups();
+    let group_of: HashMap<u64, usize> = (report.data.samples.iter())
+        .filter_map(|sample| {
+            let group = &report.data.typefaces[sample.typeface].group;
+            Some((sample.id, groups.iter().position(|known| known == group)?))
+        })
+        .collect();
+    let moved = report.influence.groups(groups.len(), |id| group_of.get(&id).copied())?;
+    let blocks = report.model.blocks();
+    let rows: Vec<String> = groups.iter().map(|&group| group.to_owned()).collect();
+    let owned: Vec<bool> = groups.iter().map(|&group| ink(report, group) == Ink::Red).collect();
+    let map = |value: &dyn Fn(usize, usize) -> f64| {
+        let cells = (0..groups.len()).flat_map(|g| (0..blocks.len()).map(move |b| (g, b)));
+        let values: Vec<f64> = cells.map(|(g, b)| value(g, b)).collect();
+        HeatMap { rows: &rows, columns: &blocks, values: &values, owned: &owned }.svg()
+    };
+    let body = format!(
+        "<h3>moved: how far the group took each block, ‖Σ A‖</h3>{}\
+         <h3>pushed: how much its samples pulled, Σ ‖A‖, whether or not they agreed</h3>{}",
+        map(&|g, b| moved.moved(g, b)),
+        map(&|g, b| moved.pushed(g, b)),
+    );
+    let lead = "Each column is a block of the model, from input to output, and adds up to 100. \
+                The accumulated influence A counts each sample's gradient as it was routed, at \
+                the step size it had.";
+    Ok(section("Who moved which part of the model", lead, &body))
+}
+
+/// Training glyphs of highest influence on some of the drawn ones.
+pub fn nearest(report: &Report, faces: &Faces) -> Result<String> {
+    let whitening = Whitening::new(report.influence, DAMPING)?;
+    let mut body = String::from("<div class=near>");
+    for index in picks(report, faces) {
+        let wish = faces.wishes[index];
+        let query = probe::query(report.model, faces.image(index), wish)?;
+        let scores = report.influence.influence(&whitening.apply(&query)?, Similarity::Dot)?;
+        let top = scores.top(NEIGHBOURS * 8);
+        let shown = once_each(report, &top);
+        let best = shown.first().map_or(1.0, |(_, score, _)| *score);
+        let made = Sample { id: 0, typeface: wish.typeface, character: wish.character };
+        let colour = |sample: &Sample| ink(report, &report.data.typefaces[sample.typeface].group);
+        body += &format!(
+            "<div class=pick><figure class=made>{}<figcaption>drawn<br>{}</figcaption></figure>",
+            strip(faces.image(index), colour(&made), 4, "drawn")?,
+            escape(&name(report, &made)),
+        );
+        for (sample, score, copies) in shown.iter().take(NEIGHBOURS - 1) {
+            let copies = if *copies > 1 { format!(" ×{copies}") } else { String::new() };
+            body += &format!(
+                "<figure>{}<figcaption>{:.0} %{copies}<br>{}</figcaption></figure>",
+                strip(report.data.image(sample), colour(sample), 3, &name(report, sample))?,
+                100.0 * score / best,
+                escape(&name(report, sample)),
+            );
+        }
+        body += "</div>";
+    }
+    body += "</div>";
+    let lead = "Left, a glyph the model drew. Beside it, the training glyphs whose recorded \
+                influence lowered its loss most, relative to the first. Copies that share the \
+                credit are counted together.";
+    Ok(section("Which training glyphs stand behind a drawn one", lead, &body))
+}
+
+/// One drawn glyph of each group, another letter each time, and two more of the tracked group.
+fn picks(report: &Report, faces: &Faces) -> Vec<usize> {
+    let groups = report.data.groups();
+    let each = faces.wishes.len() / report.data.typefaces.len();
+    let mut picks = Vec::new();
+    for (turn, group) in groups.iter().chain([&crate::data::OWNED; 2]).enumerate() {
+        let members: Vec<usize> = (0..report.data.typefaces.len())
+            .filter(|&face| report.data.typefaces[face].group == **group)
+            .collect();
+        if let Some(face) = members.get((turn * 2 + 1) % members.len().max(1)) {
+            picks.push(face * each + turn * 3 % each);
+        }
+    }
+    picks
+}
+
+/// Planted copies of one glyph count as one, with the number of those among the best.
+fn once_each(report: &Report, top: &[(u64, f64)]) -> Vec<(Sample, f64, usize)> {
+    let mut shown: Vec<(Sample, f64, usize)> = Vec::new();
+    for &(id, score) in top {
+        let Some(&sample) = report.data.sample(id) else { continue };
+        let same = |s: &Sample| (s.typeface, s.character) == (sample.typeface, sample.character);
+        match shown.iter_mut().find(|(known, ..)| same(known)) {
+            Some((.., copies)) => *copies += 1,
+            None => shown.push((sample, score, 1)),
+        }
+    }
+    shown
+}
+
+/// Planted copies: what the record alone says about them.
+pub fn duplicates(report: &Report) -> Result<String> {
+    let mut planted: HashMap<(usize, usize), Vec<u64>> = HashMap::new();
+    for copy in report.data.samples.iter().filter(|sample| sample.is_copy()) {
+        planted.entry((copy.typeface, copy.character)).or_default().push(copy.id);
+    }
+    for sample in report.data.samples.iter().filter(|sample| !sample.is_copy()) {
+        if let Some(ids) = planted.get_mut(&(sample.typeface, sample.character)) {
+            ids.push(sample.id);
+        }
+    }
+    let pairs: usize = planted.values().map(|ids| ids.len() * (ids.len() - 1) / 2).sum();
+    let found = report.influence.near_duplicates(pairs + 12);
+    let same = |ids: [u64; 2]| planted.values().any(|set| ids.iter().all(|id| set.contains(id)));
+    let quiet = quietness(report);
+    let mut rows = Vec::new();
+    let mut sets: Vec<_> = planted.iter().collect();
+    sets.sort_unstable();
+    for (&(typeface, character), ids) in sets {
+        let sample = Sample { id: 0, typeface, character };
+        let group = &report.data.typefaces[typeface].group;
+        let known: Vec<f64> = ids.iter().filter_map(|id| quiet.get(id).copied()).collect();
+        let hits = found.iter().filter(|pair| pair.ids.iter().all(|id| ids.contains(id)));
+        rows.push(vec![
+            strip(report.data.image(&sample), ink(report, group), 2, &name(report, &sample))?,
+            escape(&name(report, &sample)),
+            format!("×{}", ids.len()),
+            format!("{} of {}", hits.count(), ids.len() * (ids.len() - 1) / 2),
+            format!("{:.0} %", 100.0 * known.iter().sum::<f64>() / known.len().max(1) as f64),
+        ]);
+    }
+    let head = [
+        "",
+        "planted glyph",
+        "times",
+        &format!("pairs among the {} most alike", found.len()),
+        "of all samples are louder",
+    ];
+    let mut body = String::from("<div class=two><div>");
+    body += &table(&head, rows);
+    body += "</div><div><h3>Most alike without being planted</h3>";
+    let mut natural = Vec::new();
+    for pair in found.iter().filter(|pair| !same(pair.ids)).take(6) {
+        let Some([a, b]) = both(report, pair.ids) else { continue };
+        let images = report.data.images(&[a, b]);
+        let names = format!("{}<br>{}", escape(&name(report, &a)), escape(&name(report, &b)));
+        let picture = strip(&images, Ink::Black, 2, "near-duplicates")?;
+        natural.push(vec![picture, names, format!("{:.2}", pair.cosine)]);
+    }
+    body += &table(&["", "", "cosine"], natural);
+    body += "</div></div>";
+    let lead = "Some glyphs were given to the training several times under ids of their own. The \
+                record finds them without looking at a pixel: copies did the same to the model, \
+                and what is already fitted has a low gradient norm at its noise level.";
+    Ok(section("Planted duplicates", lead, &body))
+}
+
+fn both(report: &Report, ids: [u64; 2]) -> Option<[Sample; 2]> {
+    Some([*report.data.sample(ids[0])?, *report.data.sample(ids[1])?])
+}
+
+/// Per sample the share of samples that are louder: the mean gradient norm relative to the
+/// median at each noise level, averaged over the levels.
+fn quietness(report: &Report) -> HashMap<u64, f64> {
+    let ids = report.influence.ids();
+    let bins = report.influence.bins();
+    let level = |id: u64, bin: usize| report.influence.norms(id)?.get(bin)?.mean();
+    let medians: Vec<f64> = (0..bins)
+        .map(|bin| {
+            let mut all: Vec<f64> = ids.iter().filter_map(|&id| level(id, bin)).collect();
+            all.sort_unstable_by(f64::total_cmp);
+            all.get(all.len() / 2).copied().unwrap_or(1.0)
+        })
+        .collect();
+    let mut loudness: Vec<(u64, f64)> = (ids.iter())
+        .map(|&id| {
+            let heard: Vec<f64> = (0..bins)
+                .filter_map(|bin| Some((level(id, bin)? / medians[bin]).max(1e-12).ln()))
+                .collect();
+            (id, heard.iter().sum::<f64>() / heard.len().max(1) as f64)
+        })
+        .collect();
+    loudness.sort_unstable_by(|a, b| a.1.total_cmp(&b.1));
+    let count = loudness.len() as f64;
+    (loudness.iter().enumerate())
+        .map(|(rank, &(id, _))| (id, (count - 1.0 - rank as f64) / count))
+        .collect()
+}
