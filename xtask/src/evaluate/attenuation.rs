@@ -6,6 +6,7 @@ mod table;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -22,6 +23,10 @@ pub struct Arguments {
     /// Steps of each run; the example's own number when absent.
     #[arg(long)]
     steps: Option<u64>,
+    /// Runs at a time, sharing the processors evenly. Changes no result, and is faster than
+    /// giving all of them to one run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    jobs: u64,
     /// Write table and picture from the finished runs; start none.
     #[arg(long)]
     no_runs: bool,
@@ -103,19 +108,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_runs {
         shell::run(shell::cargo().args(["build", "--release", "--example", "glyph_diffusion"]))?;
     }
-    let mut seeds = Vec::new();
-    for seed in 1..=arguments.seeds {
-        let mut outcomes = Vec::new();
-        for variant in Variant::EACH {
-            let out = folder(variant, seed);
-            if !arguments.no_runs {
-                train(variant, seed, arguments.steps, &out)?;
-            }
-            outcomes.push(read(&out)?);
-        }
-        let outcomes = <[Outcome; 4]>::try_from(outcomes).expect("one per variant");
-        seeds.push(Seed { seed, outcomes });
+    if !arguments.no_runs {
+        train_all(arguments)?;
     }
+    let seeds: Vec<Seed> = (1..=arguments.seeds)
+        .map(|seed| {
+            let outcomes = Variant::EACH.map(|variant| read(&folder(variant, seed)));
+            let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<Result<_>>()?;
+            Ok(Seed { seed, outcomes: outcomes.try_into().expect("one per variant") })
+        })
+        .collect::<Result<_>>()?;
     let steps = seeds[0].outcomes[0].steps;
     let same = seeds.iter().flat_map(|seed| &seed.outcomes).all(|run| run.steps == steps);
     ensure!(same, "the finished runs differ in length; remove the odd ones and run again");
@@ -132,14 +134,35 @@ fn folder(variant: Variant, seed: u64) -> PathBuf {
     shell::root().join(format!("runs/evaluate/attenuation/{}-{seed}", variant.name()))
 }
 
+/// Takes every run to its end, some at a time.
+fn train_all(arguments: &Arguments) -> Result<()> {
+    let runs = (1..=arguments.seeds).flat_map(|seed| Variant::EACH.map(|variant| (variant, seed)));
+    let waiting = Mutex::new(runs);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / arguments.jobs as usize).max(1);
+    let work = || -> Result<()> {
+        while let Some((variant, seed)) = next() {
+            train(variant, seed, arguments.steps, threads)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..arguments.jobs).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| worker.join().expect("a worker only returns"));
+        ends.collect::<Result<Vec<()>>>().map(drop)
+    })
+}
+
 /// Starts a run, continues one that was interrupted, or leaves a finished one as it is.
-fn train(variant: Variant, seed: u64, steps: Option<u64>, out: &Path) -> Result<()> {
+fn train(variant: Variant, seed: u64, steps: Option<u64>, threads: usize) -> Result<()> {
+    let out = folder(variant, seed);
     if out.join("result.json").exists() {
         println!("{}: finished", out.display());
         return Ok(());
     }
     let mut example = Command::new(shell::root().join("target/release/examples/glyph_diffusion"));
-    example.arg("--out").arg(out);
+    example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(&out);
     if out.join("run.json").exists() {
         example.arg("--resume");
     } else {
