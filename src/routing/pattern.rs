@@ -200,12 +200,16 @@ mod tests {
         text.parse::<Features>().unwrap().resolve(width, &[1, 2, 5])
     }
 
+    fn one(range: Range<usize>) -> Vec<Range<usize>> {
+        vec![range]
+    }
+
     #[test]
     fn ranges_resolve_to_any_width() {
-        assert_eq!(resolved("-16..", 48).unwrap(), [32..48]);
-        assert_eq!(resolved("..16", 16).unwrap(), [0..16]);
-        assert_eq!(resolved("..", 3).unwrap(), [0..3]);
-        assert_eq!(resolved("-3..-1", 8).unwrap(), [5..7]);
+        assert_eq!(resolved("-16..", 48).unwrap(), one(32..48));
+        assert_eq!(resolved("..16", 16).unwrap(), one(0..16));
+        assert_eq!(resolved("..", 3).unwrap(), one(0..3));
+        assert_eq!(resolved("-3..-1", 8).unwrap(), one(5..7));
         assert_eq!(resolved("9, 2..4, 3..5, -1", 10).unwrap(), [2..5, 9..10]);
         assert_eq!(resolved("owner", 6).unwrap(), [1..3, 5..6]);
     }
