@@ -246,35 +246,38 @@ fn groups_add_up_and_overlap() {
 #[test]
 fn near_duplicates_are_the_best_pairs_of_all() {
     // More than one tile, one exact duplicate far from its twin, one sample that did nothing.
-    let samples = 600;
-    let mut sketch = draws(1, 0, samples * K);
-    let twin = sketch[3 * K..4 * K].to_vec();
-    sketch[590 * K..591 * K].iter_mut().zip(&twin).for_each(|(it, &value)| *it = 2.5 * value);
-    sketch[7 * K..8 * K].fill(0.0);
-    let mut accumulator = Accumulator::new(1, K).unwrap();
+    let (samples, len) = (600, BLOCKS * K);
+    let mut sketch = draws(1, 0, samples * len);
+    let twin = sketch[3 * len..4 * len].to_vec();
+    sketch[590 * len..591 * len].iter_mut().zip(&twin).for_each(|(it, &value)| *it = 2.5 * value);
+    sketch[7 * len..8 * len].fill(0.0);
+    let mut accumulator = Accumulator::new(BLOCKS, K).unwrap();
     let record = StepRecord {
         step_size: 1.0,
         optimizer_scale: 1.0,
-        blocks: 1,
+        blocks: BLOCKS,
         samples: (0..samples as u64).collect(),
         noise_levels: vec![0.0; samples],
         gates: vec![1.0; samples],
-        route: vec![1.0; samples],
-        flow: vec![1.0; samples],
-        sq_norm: vec![1.0; samples],
+        route: vec![1.0; samples * BLOCKS],
+        flow: vec![1.0; samples * BLOCKS],
+        sq_norm: vec![1.0; samples * BLOCKS],
         sketch,
         ..StepRecord::default()
     };
     accumulator.add(&record).unwrap();
     let wide = |n: usize| -> Vec<f64> {
-        record.sketch[n * K..][..K].iter().copied().map(f64::from).collect()
+        record.sketch[n * len..][..len].iter().copied().map(f64::from).collect()
     };
     let rows: Vec<_> = (0..samples).filter(|&n| n != 7).map(|n| (n, wide(n))).collect();
     let mut all = Vec::new();
     for (at, (a, row)) in rows.iter().enumerate() {
         for (b, other) in &rows[at + 1..] {
-            let norms = (inner(row, row) * inner(other, other)).sqrt();
-            all.push(([*a as u64, *b as u64], inner(row, other) / norms));
+            let cosine = |(row, other): (&[f64], &[f64])| {
+                inner(row, other) / (inner(row, row) * inner(other, other)).sqrt()
+            };
+            let blocks = row.chunks(K).zip(other.chunks(K));
+            all.push(([*a as u64, *b as u64], blocks.map(cosine).sum::<f64>() / BLOCKS as f64));
         }
     }
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
