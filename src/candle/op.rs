@@ -76,8 +76,12 @@ impl LayerOp {
             let x = x.map(values).transpose()?.unwrap_or_default();
             let bias = bias.map(values).transpose()?;
             let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
-            let backend = &mut self.handle.recorder.lock().backend;
-            self.problem.forward(backend, x, values(weight)?, bias, &mut y)?;
+            // Not under the lock: a thread that waits here for its share of the work may be
+            // given another forward pass of the same model meanwhile.
+            let mut backend = std::mem::take(&mut self.handle.recorder.lock().backend);
+            let done = self.problem.forward(&mut backend, x, values(weight)?, bias, &mut y);
+            self.handle.recorder.lock().backend = backend;
+            done?;
             Ok((<T as WithDType>::to_cpu_storage_owned(y), self.output.clone()))
         })
     }

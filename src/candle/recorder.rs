@@ -13,7 +13,8 @@ use crate::provenance::StepRecord;
 use crate::routing::{CompiledPolicy, LayerSpec, ModelLayout, Switches};
 use crate::{Error, Result};
 
-/// Shared by all routed modules of a model; clones are the same recorder.
+/// Shared by all routed modules of a model; clones are the same recorder. Forward passes may run
+/// in parallel, backward passes one after the other.
 ///
 /// ```
 /// use candle_core::{DType, Device, Module, Tensor};

@@ -119,3 +119,14 @@ fn parameters_depend_on_their_name_only_and_survive_a_file() {
     parameters.load(file.path()).unwrap();
     assert_eq!(flat(&parameters.get("a.weight").unwrap()), kept);
 }
+
+#[test]
+fn forward_passes_run_in_parallel() {
+    use rayon::prelude::*;
+    let (_, _, scope) = fresh();
+    let layer = RoutedLinear::new(64, 64, true, &scope.at("l")).unwrap();
+    let x = random(&[64, 16, 64], 1);
+    let expected = flat(&layer.forward(&x).unwrap());
+    let all: Vec<_> = (0..32).into_par_iter().map(|_| flat(&layer.forward(&x).unwrap())).collect();
+    assert!(all.iter().all(|y| *y == expected));
+}
