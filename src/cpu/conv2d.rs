@@ -1,12 +1,9 @@
 //! Backward pass of a convolution, all kinds.
 //!
 //! `dw` and the records come from per-sample gradients formed tile by tile
-//! ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches. `dx`
-//! goes the other way: `dYᵀ W` gives the gradients of a panel of patches, which are added to
-//! the pixels they were taken from. Patches never exist but for a panel.
+//! ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches, which
+//! never exist but for that panel. For `dx` see [`super::conv_dx`].
 //! Time `O(N · O · Ho · Wo · kh · kw · C / groups)`.
-
-use std::ops::Range;
 
 use faer::MatMut;
 use rayon::prelude::*;
@@ -14,11 +11,11 @@ use rayon::prelude::*;
 use super::buffers::widened;
 use super::formed::{self, Form, Job, Partials, Signs};
 use super::gemm::{Write, gemm, view, view_mut};
-use super::im2col::{channels_last, gather, scatter, transpose};
-use super::regions::{Rect, flow, mark_touched};
+use super::im2col::{channels_last, gather, transpose};
+use super::regions::{Rect, mark_touched};
 use super::tasks::for_blocks;
-use super::workspace::{Grow, Scratch, Threads, bytes};
-use super::{bias, column, conv_sketch, signs};
+use super::workspace::{Grow, Threads, bytes};
+use super::{bias, column, conv_dx, conv_sketch, signs};
 use crate::ops::{ConvInputs, LayerOutputs, Options, ParamGrad};
 use crate::problem::{Conv2d, Element};
 use crate::projection::{Side, SketchKind};
@@ -36,6 +33,7 @@ const OUTPUTS: usize = 128;
 pub(crate) struct ConvBuffers {
     pub(super) image: Vec<f32>,
     dy: Vec<f32>,
+    dy_last: Vec<f32>,
     pub(super) weight: Vec<f32>,
     total: Vec<f32>,
     bias_sums: Vec<f32>,
@@ -48,7 +46,15 @@ pub(crate) struct ConvBuffers {
 impl ConvBuffers {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        let own = [&self.image, &self.dy, &self.weight, &self.total, &self.bias_sums, &self.bias];
+        let own = [
+            &self.image,
+            &self.dy,
+            &self.dy_last,
+            &self.weight,
+            &self.total,
+            &self.bias_sums,
+            &self.bias,
+        ];
         bytes(own.into_iter().chain(&self.signs).chain(&self.projected)) + self.partials.bytes()
     }
 }
@@ -71,16 +77,17 @@ pub(crate) fn run<T: Element>(
     threads.prepare();
     let dy = widened(inputs.dy, &mut buffers.dy);
     if let (Some(dx), Some(weight)) = (dx, inputs.weight) {
-        let blocks = Blocks::new(problem, COLUMNS);
-        let weight = blocks.arrange(weight, &mut buffers.weight);
-        InputGradient { problem, blocks, options, dy, weight, threads }.run(dx);
+        let scratch = (&mut buffers.weight, &mut buffers.dy_last);
+        conv_dx::run(problem, options, dy, weight, dx, scratch, threads);
     }
     let ConvBuffers { image, total, bias_sums, signs, projected, partials, .. } = buffers;
     let recorded = out.sq_norm.is_some() || out.sketch.is_some();
     let taken = |n: usize| recorded || column::trains(options, n);
     if out.dw.is_some() || recorded {
         let image = image.grown(inputs.x.len());
-        channels_last(problem, inputs.x, taken, image);
+        let (spec, channels) = (problem.spec(), problem.channels_per_group());
+        let images = [samples * spec.groups, channels, spec.size[0] * spec.size[1]];
+        channels_last(inputs.x, images, |image| taken(image / spec.groups), image);
         let operands = Operands { problem, image, dy };
         let dw = out.dw.as_ref().map(|dw| total.grown(dw.len()));
         weight_gradient(&operands, options, dw, &mut out, (signs, projected), partials, threads);
@@ -275,138 +282,6 @@ fn lane_sum(values: &[f32]) -> f32 {
         lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value);
     }
     (lanes.iter().chain(rest).map(|value| f64::from(*value)).sum::<f64>()) as f32
-}
-
-/// The weight cut into blocks of input channels, each `[O / groups, kh · kw · width]`: the right
-/// side of a product of `COLUMNS` or so columns.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks<'a> {
-    problem: &'a Conv2d,
-    width: usize,
-    per_group: usize,
-}
-
-impl<'a> Blocks<'a> {
-    pub(super) fn new(problem: &'a Conv2d, columns: usize) -> Self {
-        let (channels, taps) = (problem.channels_per_group(), problem.gradient().taps());
-        let wanted = (channels * taps).div_ceil(columns).max(1);
-        let width = channels.div_ceil(wanted).next_multiple_of(8).min(channels).max(1);
-        Self { problem, width, per_group: channels.div_ceil(width) }
-    }
-
-    fn count(&self) -> usize {
-        self.problem.spec().groups * self.per_group
-    }
-
-    /// First input channel of block `k`, counted over all groups.
-    fn first(&self, k: usize) -> usize {
-        let channels = self.problem.channels_per_group();
-        k / self.per_group.max(1) * channels
-            + (k % self.per_group.max(1) * self.width).min(channels)
-    }
-
-    fn channels(&self, k: usize) -> Range<usize> {
-        self.first(k)..self.first(k + 1)
-    }
-
-    /// Where block `k` starts in the arranged weight.
-    fn offset(&self, k: usize) -> usize {
-        let spec = self.problem.spec();
-        self.first(k) * (spec.out_channels / spec.groups) * self.problem.gradient().taps()
-    }
-
-    pub(super) fn arrange<'b, T: Element>(
-        &self,
-        weight: &[T],
-        buffer: &'b mut Vec<f32>,
-    ) -> &'b [f32] {
-        let (problem, taps) = (self.problem, self.problem.gradient().taps());
-        let (per_group, inputs) = (problem.channels_per_group(), problem.gradient().inputs());
-        let outputs = problem.spec().out_channels / problem.spec().groups;
-        let arranged = buffer.grown(weight.len());
-        for_blocks(arranged, 0..self.count(), &|k| self.offset(k), &|k, block| {
-            let (g, channels) = (k / self.per_group, self.channels(k));
-            let (first, width) = (channels.start - g * per_group, channels.len());
-            for (o, block) in block.chunks_exact_mut(taps * width).enumerate() {
-                let from = &weight[(g * outputs + o) * inputs + first * taps..];
-                transpose(from, [width, taps], taps, block, width, T::to_f32);
-            }
-        });
-        arranged
-    }
-}
-
-struct InputGradient<'a> {
-    problem: &'a Conv2d,
-    blocks: Blocks<'a>,
-    options: &'a Options<'a>,
-    dy: &'a [f32],
-    weight: &'a [f32],
-    threads: &'a Threads,
-}
-
-impl InputGradient<'_> {
-    /// `dx [N, C, H, W]`; a task is one sample and block of channels.
-    fn run<T: Element>(&self, dx: &mut [T]) {
-        let spec = self.problem.spec();
-        let (pixels, count) = (spec.size[0] * spec.size[1], self.blocks.count());
-        let bound =
-            |k: usize| (k / count * spec.in_channels + self.blocks.first(k % count)) * pixels;
-        for_blocks(dx, 0..spec.samples * count, &bound, &|k, dx| {
-            let (n, block) = (k / count, k % count);
-            let flows = |c: usize| self.flow(n, c % self.problem.channels_per_group());
-            if pixels == 0 || self.blocks.channels(block).all(|c| flows(c) == 0.0) {
-                return dx.fill(T::from_f32(0.0));
-            }
-            let width = dx.len() / pixels;
-            let mut own = self.threads.own();
-            let Scratch { tile, panel, .. } = &mut *own;
-            let image = tile.grown(pixels * width);
-            image.fill(0.0);
-            self.block(n, block, image, panel);
-            let transposed = |dx: &mut [T]| {
-                transpose(image, [pixels, width], width, dx, pixels, T::from_f32);
-            };
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || transposed(dx),
-            );
-            for (c, dx) in self.blocks.channels(block).zip(dx.chunks_exact_mut(pixels)) {
-                match flows(c) {
-                    1.0 => {}
-                    0.0 => dx.fill(T::from_f32(0.0)),
-                    flow => dx.iter_mut().for_each(|dx| *dx = T::from_f32(flow * dx.to_f32())),
-                }
-            }
-        });
-    }
-
-    /// Flow weight of input channel `c` within its group.
-    fn flow(&self, n: usize, c: usize) -> f32 {
-        let spans = self.options.routing.map_or(&[][..], |r| r.layer.regions().input_spans());
-        let of = spans.iter().find(|(span, _)| span.contains(&c));
-        of.map_or(1.0, |(_, region)| flow(self.options, n, *region))
-    }
-
-    /// Gradient of one block's `image [pixels, width]`.
-    fn block(&self, n: usize, block: usize, image: &mut [f32], panel: &mut Vec<f32>) {
-        let (spec, positions) = (self.problem.spec(), positions(self.problem));
-        let outputs = spec.out_channels / spec.groups;
-        let width = self.blocks.channels(block).len();
-        let columns = width * self.problem.gradient().taps();
-        let weight = &self.weight[self.blocks.offset(block)..self.blocks.offset(block + 1)];
-        let weight = view(weight, outputs, columns, columns);
-        let dy = group_dy(self.problem, self.dy, n, block / self.blocks.per_group);
-        let dy = view(dy, outputs, positions, positions).transpose();
-        let band = (PANEL / columns.max(1)).max(1).min(positions).max(1);
-        for start in (0..positions).step_by(band) {
-            let count = band.min(positions - start);
-            let panel = panel.grown(count * columns);
-            let out = view_mut(panel, count, columns, columns);
-            gemm(out, Write::Replace, 1.0, dy.subrows(start, count), weight);
-            scatter(self.problem, panel, start..start + count, image, width);
-        }
-    }
 }
 
 #[cfg(test)]

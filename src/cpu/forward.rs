@@ -18,7 +18,8 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use super::buffers::{narrow, same_mut, widened, widened_here};
-use super::conv2d::{Blocks, positions};
+use super::conv_dx::Blocks;
+use super::conv2d::positions;
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
 use super::im2col::{channels_last, gather};
 use super::norm::Plan;
@@ -60,7 +61,7 @@ impl Cpu {
         let threads = &linear.threads;
         let (channels, inputs) = (problem.channels_per_group(), shape.inputs());
         let image = conv.image.grown(x.len());
-        channels_last(problem, x, |_| true, image);
+        channels_last(x, [spec.samples * spec.groups, channels, pixels], |_| true, image);
         // One block for each group: the weight as a matrix, channels last.
         let weight = Blocks::new(problem, usize::MAX).arrange(weight, &mut conv.weight);
         let bias = bias.map(|bias| widened(bias, &mut wide.weight));

@@ -50,23 +50,22 @@ pub(crate) fn transpose<A: Copy, B>(
     }
 }
 
-/// `out [N, groups, pixels, C / groups]` from `x [N, C, H, W]`; samples not taken are left out.
+/// `out [images, pixels, channels]` from `x [images, channels, pixels]`, an image being one
+/// channel group of one sample; images not taken are left out.
 pub(crate) fn channels_last<T: Element>(
-    problem: &Conv2d,
     x: &[T],
+    [images, channels, pixels]: [usize; 3],
     taken: impl Fn(usize) -> bool + Sync,
     out: &mut [f32],
 ) {
-    let (spec, channels) = (problem.spec(), problem.channels_per_group());
-    let pixels = spec.size[0] * spec.size[1];
     let parts = pixels.div_ceil(PIXELS);
     let bound = |k: usize| {
         let (image, part) = (k / parts, k % parts);
         (image * pixels + (part * PIXELS).min(pixels)) * channels
     };
-    for_blocks(out, 0..spec.samples * spec.groups * parts, &bound, &|k, out| {
+    for_blocks(out, 0..images * parts, &bound, &|k, out| {
         let image = k / parts;
-        if channels == 0 || !taken(image / spec.groups) {
+        if channels == 0 || !taken(image) {
             return;
         }
         let from = &x[image * channels * pixels + k % parts * PIXELS..];

@@ -26,6 +26,7 @@ mod bias;
 mod buffers;
 mod column;
 mod conv2d;
+mod conv_dx;
 mod conv_sketch;
 mod embedding;
 mod factored;
