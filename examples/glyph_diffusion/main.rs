@@ -30,7 +30,7 @@ use crate::governed::Governed;
 use crate::options::{Cli, RunOptions};
 use crate::outcome::{Outcome, write_json};
 use crate::report::Report;
-use crate::train::{Trained, Trainer};
+use crate::train::Trainer;
 
 // The files of a run.
 const OPTIONS: &str = "run.json";
@@ -58,15 +58,14 @@ fn main() -> Result<()> {
     } else {
         Trainer::begin(&options, &data, &model, &ledger)?
     };
-    let trained = trainer.run(&stop)?;
-    if !trained.finished {
+    if !trainer.run(&stop)? {
         let out = cli.out.display();
         println!("\nLedger and checkpoint are committed. To continue:");
         println!("  cargo run --release --example glyph_diffusion -- --resume --out {out}");
         return Ok(());
     }
     trainer.finish()?;
-    conclude(&cli.out, &options, &data, &model, &trainer, trained)
+    conclude(&cli.out, &options, &data, &model, &trainer)
 }
 
 /// A new run: its folder and options.
@@ -100,18 +99,18 @@ fn conclude(
     data: &Dataset,
     model: &Governed,
     trainer: &Trainer,
-    trained: Trained,
 ) -> Result<()> {
     println!("measuring …");
-    let coverage = model.recorder().coverage(model.parameters());
+    let progress = trainer.progress();
+    let images = (options.total_steps() * options.batch) as f64;
     let outcome = Outcome {
         options: options.clone(),
         policy_hash: model.has_region().then(|| model.policy().hash().to_string()),
         steps: options.total_steps(),
-        train_seconds: trained.seconds,
-        images_per_second: trained.images_per_second(),
+        train_seconds: progress.seconds,
+        images_per_second: images / progress.seconds.max(1e-9),
         parameters: model.parameters().numbers(),
-        coverage: coverage.share(),
+        coverage: progress.coverage,
         ledger: out.join(LEDGER).display().to_string(),
         ledger_head: trainer.ledger_head().to_owned(),
         losses: evaluate::losses(model, data, options.questions())?,
@@ -123,8 +122,7 @@ fn conclude(
             model,
             influence: trainer.influence(),
             outcome: &outcome,
-            curve: trainer.curve(),
-            coverage: coverage.to_string(),
+            progress,
             drawing_steps: options.drawing_steps(),
         };
         report.write(&out.join(REPORT))?;

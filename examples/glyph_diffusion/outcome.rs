@@ -15,7 +15,7 @@ pub struct Outcome {
     /// None for an unrouted run.
     pub policy_hash: Option<String>,
     pub steps: u64,
-    /// Seconds of training in the last process that trained the run.
+    /// Seconds of training, in all processes that took part.
     pub train_seconds: f64,
     pub images_per_second: f64,
     /// Numbers in all parameters.

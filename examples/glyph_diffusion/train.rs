@@ -12,6 +12,7 @@ use gradroute::provenance::ledger::{BlockInfo, LayerInfo, Ledger, RunInfo, Sampl
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
 
 use crate::data::{CHARACTERS, Conditions, Dataset, Order, SIDE, Sample};
 use crate::diffusion::{LEVELS, Purpose, noise, noised, stratified_levels, stream};
@@ -39,7 +40,7 @@ const SHOWN: usize = 20;
 const WEIGHTS: &str = "weights.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const CURVE: &str = "curve.json";
+const PROGRESS: &str = "progress.json";
 
 /// A run being trained.
 pub struct Trainer<'a> {
@@ -50,21 +51,27 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     average: Ema,
     ledger: Ledger,
-    curve: Vec<f32>,
+    progress: Progress,
 }
 
-/// How a process's share of the training went.
-#[derive(Clone, Copy, Debug)]
-pub struct Trained {
-    /// Whether the run's last step was taken.
-    pub finished: bool,
-    pub images: u64,
+/// What is known of the training so far; kept with the checkpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Loss of every step.
+    pub curve: Vec<f32>,
+    /// Seconds the steps took, in all processes that took them.
     pub seconds: f64,
+    /// Share of the parameters whose per-sample gradients the last step recorded.
+    pub coverage: f64,
+    /// The same in words, naming the others.
+    pub coverage_report: String,
 }
 
-impl Trained {
-    pub fn images_per_second(&self) -> f64 {
-        self.images as f64 / self.seconds.max(1e-9)
+impl Progress {
+    /// Loss of the latest steps.
+    fn recent_loss(&self) -> f32 {
+        let recent = &self.curve[self.curve.len().saturating_sub(SHOWN)..];
+        recent.iter().sum::<f32>() / recent.len() as f32
     }
 }
 
@@ -115,36 +122,33 @@ impl<'a> Trainer<'a> {
             optimizer: AdamW::new(model.parameters(), model.recorder(), OPTIMIZER_CONFIG)?,
             average: Ema::new(model.parameters())?,
             ledger,
-            curve: Vec::new(),
+            progress: Progress::default(),
         })
     }
 
-    /// Trains to the end, or until `stop` is set; what was trained is committed.
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<Trained> {
+    /// Trains to the end, or until `stop` is set; what was trained is committed. Says whether the
+    /// end was reached.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<bool> {
         let (first, total) = (self.ledger.next_step(), self.options.total_steps());
         let bar = ProgressBar::new(total).with_position(first);
         bar.set_style(ProgressStyle::with_template(
             "{bar:32} step {pos}/{len} · {msg} · {eta} left",
         )?);
-        let start = Instant::now();
-        let mut trained = Trained { finished: first == total, images: 0, seconds: 0.0 };
+        let (start, before) = (Instant::now(), self.progress.seconds);
         for step in first..total {
             self.step(step)?;
-            trained.images += self.options.batch;
-            trained.seconds = start.elapsed().as_secs_f64();
-            let (loss, rate) = (self.recent_loss(), trained.images_per_second());
-            bar.set_message(format!("loss {loss:.4} · {rate:.0} images/s"));
+            let seconds = start.elapsed().as_secs_f64();
+            self.progress.seconds = before + seconds;
+            let rate = ((step + 1 - first) * self.options.batch) as f64 / seconds;
+            let message = format!("loss {:.4} · {rate:.0} images/s", self.progress.recent_loss());
+            bar.set_message(message.clone());
             bar.inc(1);
-            trained.finished = step + 1 == total;
-            let stopped = stop.load(Ordering::Relaxed);
-            if trained.finished || stopped || (step + 1).is_multiple_of(self.options.commit_every) {
+            let (done, stopped) = (step + 1, stop.load(Ordering::Relaxed));
+            if done == total || stopped || done.is_multiple_of(self.options.commit_every) {
                 self.commit()?;
                 if bar.is_hidden() {
                     // Not at a terminal: a line now and then instead of the bar.
-                    println!(
-                        "committed step {}/{total} · loss {loss:.4} · {rate:.0} images/s",
-                        step + 1
-                    );
+                    println!("committed step {done}/{total} · {message}");
                 }
             }
             if stopped {
@@ -152,12 +156,12 @@ impl<'a> Trainer<'a> {
             }
         }
         bar.abandon();
-        Ok(trained)
+        Ok(self.ledger.next_step() == total)
     }
 
-    /// Loss of every step so far.
-    pub fn curve(&self) -> &[f32] {
-        &self.curve
+    /// How the training went.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// What every sample did to every block.
@@ -207,7 +211,7 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             bail!("the loss of step {step} is {loss}");
         }
-        self.curve.push(loss);
+        self.progress.curve.push(loss);
         Ok(self.ledger.append(&record)?)
     }
 
@@ -235,29 +239,27 @@ impl<'a> Trainer<'a> {
         LEARNING_RATE * fall * ((step as f64 + 1.0) / WARMUP).min(1.0)
     }
 
-    fn recent_loss(&self) -> f32 {
-        let recent = &self.curve[self.curve.len().saturating_sub(SHOWN)..];
-        recent.iter().sum::<f32>() / recent.len() as f32
-    }
-
     /// Ledger and checkpoint advance together.
     fn commit(&mut self) -> Result<()> {
         let folder = self.ledger.checkpoint_dir()?;
         self.model.parameters().save(folder.join(WEIGHTS))?;
         self.average.save(folder.join(AVERAGE))?;
         self.optimizer.save(folder.join(OPTIMIZER))?;
-        std::fs::write(folder.join(CURVE), serde_json::to_vec(&self.curve)?)?;
+        let coverage = self.model.recorder().coverage(self.model.parameters());
+        self.progress.coverage = coverage.share();
+        self.progress.coverage_report = coverage.to_string();
+        std::fs::write(folder.join(PROGRESS), serde_json::to_vec(&self.progress)?)?;
         Ok(self.ledger.commit()?)
     }
 
     fn load(&mut self, folder: &Path) -> Result<()> {
-        let mut load = || -> Result<Vec<f32>> {
+        let mut load = || -> Result<Progress> {
             self.model.parameters().load(folder.join(WEIGHTS))?;
             self.average.load(folder.join(AVERAGE))?;
             self.optimizer.load(folder.join(OPTIMIZER))?;
-            Ok(serde_json::from_slice(&std::fs::read(folder.join(CURVE))?)?)
+            Ok(serde_json::from_slice(&std::fs::read(folder.join(PROGRESS))?)?)
         };
-        self.curve = load().with_context(|| folder.display().to_string())?;
+        self.progress = load().with_context(|| folder.display().to_string())?;
         Ok(())
     }
 }

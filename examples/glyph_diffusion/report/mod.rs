@@ -15,6 +15,7 @@ use gradroute::provenance::Accumulator;
 use crate::data::Dataset;
 use crate::governed::Governed;
 use crate::outcome::Outcome;
+use crate::train::Progress;
 
 /// Everything the report shows.
 pub struct Report<'a> {
@@ -23,10 +24,7 @@ pub struct Report<'a> {
     pub model: &'a Governed,
     pub influence: &'a Accumulator,
     pub outcome: &'a Outcome,
-    /// Loss of every step.
-    pub curve: &'a [f32],
-    /// The report of what was observed, as text.
-    pub coverage: String,
+    pub progress: &'a Progress,
     /// DDIM steps for the pictures.
     pub drawing_steps: usize,
 }
@@ -93,15 +91,18 @@ impl Report<'_> {
             "What was observed",
             "Influence is only as complete as the layers it was recorded in. A parameter without \
              a per-sample record would be named here.",
-            &format!("<pre>{}</pre>", html::escape(&self.coverage)),
+            &format!("<pre>{}</pre>", html::escape(&self.progress.coverage_report)),
         )
     }
 
     /// Training curve and facts.
     fn run(&self) -> String {
         let outcome = self.outcome;
-        let curve =
-            charts::Line { name: "training loss", colour: "#223968", points: smoothed(self.curve) };
+        let curve = charts::Line {
+            name: "training loss",
+            colour: "#223968",
+            points: smoothed(&self.progress.curve),
+        };
         let mut body = String::from("<div class=two><div>");
         body += &charts::lines(&[curve], ["step", "mean squared error"], true);
         body += "</div><div>";
