@@ -207,6 +207,7 @@ fn weight_gradient<T: Element>(
         shape,
         samples: problem.spec().samples,
         options,
+        write: Write::Replace,
         tile: tile(problem),
         norms: out.sq_norm.is_some(),
         count: sketch.is_some() && two_sided.is_none(),
@@ -215,10 +216,7 @@ fn weight_gradient<T: Element>(
     if dw.is_none() && !job.norms && !job.count && job.signs.is_none() {
         return;
     }
-    let dw = dw.map(|dw| {
-        dw.fill(0.0);
-        view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs())
-    });
+    let dw = dw.map(|dw| view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs()));
     let sketch = out.sketch.as_deref_mut().filter(|_| by_rows.is_none());
     formed::run(&job, operands, dw, out.sq_norm.as_deref_mut(), sketch, partials, threads);
 }

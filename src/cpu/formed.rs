@@ -48,6 +48,8 @@ pub(crate) struct Job<'a> {
     pub(crate) shape: GradientShape,
     pub(crate) samples: usize,
     pub(crate) options: &'a Options<'a>,
+    /// Whether `dw` is overwritten or added to.
+    pub(crate) write: Write,
     /// Extents of a tile, multiples of 8.
     pub(crate) tile: [usize; 2],
     /// Whether the tiles are squared.
@@ -71,7 +73,7 @@ impl Partials {
     }
 }
 
-/// Adds `Σ_n route_n · G_n` to `dw [O, I]`, writes `sq_norm [N]` and `sketch [N, K]`, the bias
+/// `dw [O, I] (+)= Σ_n route_n · G_n`; writes `sq_norm [N]` and `sketch [N, K]`, the bias
 /// column not included, as the job says.
 pub(crate) fn run(
     job: &Job,
@@ -232,6 +234,9 @@ impl<F: Form> Walk<'_, F> {
         let values = tile.grown(rows.next_multiple_of(EDGE) * stride);
         // The padding stays 0 while the samples pass through.
         values.fill(0.0);
+        if let (Write::Replace, Some(dw)) = (job.write, &mut dw) {
+            dw.fill(0.0);
+        }
         if job.count
             && let Some(sketch) = job.options.sketch
         {

@@ -5,7 +5,7 @@ use super::buffers::{narrow, same_mut, widened, with_total};
 use super::factored::{Gathered, Operands};
 use super::flush::Hashes;
 use super::formed::{self, Job, Partials, Signs};
-use super::gemm::{view, view_mut};
+use super::gemm::{Write, view, view_mut};
 use super::regions::mark_touched;
 use super::signs;
 use super::workspace::{Grow, Threads, bytes};
@@ -159,6 +159,7 @@ fn records_and_dw<T: Element>(
         shape,
         samples: operands.rows.samples(),
         options,
+        write: if options.accumulate { Write::Add } else { Write::Replace },
         tile: plan.tile,
         norms: plan.norms.is_some(),
         count: plan.sketch == Some(Sketching::CountTiles),
@@ -169,10 +170,7 @@ fn records_and_dw<T: Element>(
     let Some(dw) = &mut out.dw else {
         return formed::run(&job, operands, None, sq_norm, sketch, partials, threads);
     };
-    with_total(dw, options.accumulate, total, |dw, accumulate| {
-        if !accumulate {
-            dw.fill(0.0);
-        }
+    with_total(dw, options.accumulate, total, |dw, _| {
         let dw = view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs());
         formed::run(&job, operands, Some(dw), sq_norm, sketch, partials, threads);
     });
