@@ -24,7 +24,10 @@ const STEPS: &[Step] = &[
         arguments: &["doc", "--release", "--workspace", "--no-deps", "--all-features"],
         variable: Some(("RUSTDOCFLAGS", "-D warnings")),
     },
-    step("no features", &["check", "--release", "--lib", "--no-default-features"]),
+    step(
+        "no features",
+        &["clippy", "--release", "--lib", "--no-default-features", "--", "-D", "warnings"],
+    ),
     step("tests", &["test", "--release", "--workspace"]),
     step(
         "example",
