@@ -25,6 +25,9 @@ pub(super) const PANEL: usize = 1 << 17;
 /// Columns of a product that make it worth its while.
 pub(super) const COLUMNS: usize = 384;
 
+/// Numbers of `dw` that are summed channels last before they are turned, so that they stay in
+/// the last-level cache meanwhile.
+const BAND: usize = 1 << 21;
 /// Outputs of a formed tile at most.
 const OUTPUTS: usize = 128;
 
@@ -89,15 +92,8 @@ pub(crate) fn run<T: Element>(
         let images = [samples * spec.groups, channels, spec.size[0] * spec.size[1]];
         channels_last(inputs.x, images, |image| taken(image / spec.groups), image);
         let operands = Operands { problem, image, dy };
-        let dw = out.dw.as_ref().map(|dw| total.grown(dw.len()));
-        weight_gradient(&operands, options, dw, &mut out, (signs, projected), partials, threads);
-    }
-    match &mut out.dw {
-        Some(ParamGrad::F32(dw)) => write_weight(problem, total, dw, options.accumulate, threads),
-        Some(ParamGrad::Native(dw)) => {
-            write_weight(problem, total, dw, options.accumulate, threads)
-        }
-        None => {}
+        let scratch = Buffers { total, signs, projected, partials };
+        weight_gradient(&operands, options, &mut out, scratch, threads);
     }
     if bias::is_asked(shape, &out) {
         let sums = bias_sums.grown(samples * shape.outputs());
@@ -175,19 +171,25 @@ impl Form for Operands<'_> {
     }
 }
 
-/// `dw [O, I]`, columns channels last, and the weight's part of the records.
+/// Buffers of [`weight_gradient`].
+struct Buffers<'a> {
+    total: &'a mut Vec<f32>,
+    signs: &'a mut [Vec<f32>; 2],
+    projected: &'a mut [Vec<f32>; 2],
+    partials: &'a mut Partials,
+}
+
+/// `dw` and the weight's part of the records, one band of output channels after the other.
 fn weight_gradient<T: Element>(
     operands: &Operands,
     options: &Options,
-    dw: Option<&mut [f32]>,
     out: &mut LayerOutputs<T>,
-    sketching: (&mut [Vec<f32>; 2], &mut [Vec<f32>; 2]),
-    partials: &mut Partials,
+    scratch: Buffers,
     threads: &mut Threads,
 ) {
     let (problem, shape) = (operands.problem, operands.problem.gradient());
     let sketch = options.sketch.filter(|_| out.sketch.is_some());
-    let ([left, right], projected) = sketching;
+    let Buffers { total, signs: [left, right], projected, partials } = scratch;
     let two_sided = sketch.and_then(|sketch| match sketch.kind() {
         SketchKind::TwoSided { outputs, inputs } => {
             let left = signs::draw(sketch.key(), Side::Outputs, shape.outputs(), outputs, left);
@@ -203,22 +205,37 @@ fn weight_gradient<T: Element>(
     if let (Some(signs), Some(out)) = (by_rows, &mut out.sketch) {
         conv_sketch::run(operands, options, signs, out, projected, threads);
     }
-    let job = Job {
-        shape,
-        samples: problem.spec().samples,
-        options,
-        write: Write::Replace,
-        tile: tile(problem),
-        norms: out.sq_norm.is_some(),
-        count: sketch.is_some() && two_sided.is_none(),
-        signs: two_sided.filter(|_| by_rows.is_none()),
-    };
-    if dw.is_none() && !job.norms && !job.count && job.signs.is_none() {
+    let count = sketch.is_some() && two_sided.is_none();
+    let signs = two_sided.filter(|_| by_rows.is_none());
+    let norms = out.sq_norm.is_some();
+    if out.dw.is_none() && !norms && !count && signs.is_none() {
         return;
     }
-    let dw = dw.map(|dw| view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs()));
-    let sketch = out.sketch.as_deref_mut().filter(|_| by_rows.is_none());
-    formed::run(&job, operands, dw, out.sq_norm.as_deref_mut(), sketch, partials, threads);
+    let (tile, inputs) = (tile(problem), shape.inputs());
+    let band = (BAND / inputs.max(1) / tile[0]).max(1) * tile[0];
+    for start in (0..shape.outputs().max(1)).step_by(band) {
+        let outputs = start..(start + band).min(shape.outputs());
+        let samples = problem.spec().samples;
+        let rows = outputs.len();
+        let weights = start * inputs..outputs.end * inputs;
+        let write = Write::Replace;
+        let job = Job { shape, outputs, samples, options, write, tile, norms, count, signs };
+        let dw =
+            out.dw.as_ref().map(|_| view_mut(total.grown(rows * inputs), rows, inputs, inputs));
+        let sketch = out.sketch.as_deref_mut().filter(|_| by_rows.is_none());
+        let sq_norm = out.sq_norm.as_deref_mut();
+        formed::run(&job, operands, dw, sq_norm, sketch, partials, threads);
+        let accumulate = options.accumulate;
+        match &mut out.dw {
+            Some(ParamGrad::F32(dw)) => {
+                write_weight(problem, total, &mut dw[weights], accumulate, threads);
+            }
+            Some(ParamGrad::Native(dw)) => {
+                write_weight(problem, total, &mut dw[weights], accumulate, threads);
+            }
+            None => {}
+        }
+    }
 }
 
 /// Extents of a formed tile: a product that runs at full speed, which with its share of `dw`
@@ -232,7 +249,7 @@ fn tile(problem: &Conv2d) -> [usize; 2] {
     [fit(shape.outputs(), OUTPUTS), COLUMNS.min(shape.inputs().next_multiple_of(8)).max(8)]
 }
 
-/// `dw [O, C / groups, kh, kw] (+)= total [O, kh, kw, C / groups]`.
+/// Rows of `dw [O, C / groups, kh, kw] (+)=` those of `total [O, kh, kw, C / groups]`.
 fn write_weight<T: Element>(
     problem: &Conv2d,
     total: &[f32],
@@ -242,7 +259,7 @@ fn write_weight<T: Element>(
 ) {
     let (shape, taps) = (problem.gradient(), problem.gradient().taps());
     let (inputs, channels) = (shape.inputs(), problem.channels_per_group());
-    for_blocks(dw, 0..shape.outputs(), &|o| o * inputs, &|o, dw| {
+    for_blocks(dw, 0..dw.len() / inputs.max(1), &|o| o * inputs, &|o, dw| {
         let row = &total[o * inputs..(o + 1) * inputs];
         if taps == 1 {
             return column::write_to(dw, row, accumulate);
@@ -286,8 +303,9 @@ fn lane_sum(values: &[f32]) -> f32 {
 pub(super) mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::testing::{Buffers, for_all_options, integers, noise};
-    use crate::ops::{Backend, ConvInputs};
+    use crate::ops::{Backend, ConvInputs, Options};
     use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
+    use crate::projection::Sketch;
     use crate::reference;
 
     pub(crate) fn kinds() -> Vec<Conv2dSpec> {
@@ -347,6 +365,32 @@ pub(super) mod tests {
             Cpu::new().conv2d(&conv, options, inputs, Some(dx), out).unwrap();
             buffers.check(&expected, tolerance, &format!("{spec:?} {options:?}"));
         });
+    }
+
+    #[test]
+    fn bands_of_outputs_add_up() {
+        let spec = Conv2dSpec {
+            samples: 2,
+            in_channels: 1000,
+            out_channels: 264,
+            size: [1, 1],
+            kernel: [3, 3],
+            padding: Padding::symmetric(1, 1),
+            ..Conv2dSpec::default()
+        };
+        let conv = Conv2d::new(spec).unwrap();
+        let shape = conv.gradient();
+        assert!(shape.weights() > super::BAND);
+        let (x, dy) = (integers(2000, 1), integers(528, 2));
+        let inputs = ConvInputs { x: &x, dy: &dy, weight: None };
+        for sketch in [Sketch::count(64, 1, 2), Sketch::two_sided(4, 1, 2)] {
+            let options = Options { sketch: Some(sketch.unwrap()), ..Options::default() };
+            let expected = reference::conv2d(&conv, &options, inputs).unwrap();
+            let mut buffers = Buffers::new(shape, 2, 0, &options);
+            let (_, out) = buffers.split(false);
+            Cpu::new().conv2d(&conv, &options, inputs, None, out).unwrap();
+            buffers.check(&expected, 0.0, &format!("{options:?}"));
+        }
     }
 
     #[test]

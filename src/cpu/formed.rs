@@ -46,6 +46,8 @@ pub(crate) struct Signs<'a> {
 /// What to do with the gradients.
 pub(crate) struct Job<'a> {
     pub(crate) shape: GradientShape,
+    /// Rows of the matrix this run covers, from a multiple of 8 on.
+    pub(crate) outputs: Range<usize>,
     pub(crate) samples: usize,
     pub(crate) options: &'a Options<'a>,
     /// Whether `dw` is overwritten or added to.
@@ -73,8 +75,9 @@ impl Partials {
     }
 }
 
-/// `dw [O, I] (+)= Σ_n route_n · G_n`; writes `sq_norm [N]` and `sketch [N, K]`, the bias
-/// column not included, as the job says.
+/// `dw [outputs, I] (+)= Σ_n route_n · G_n`; writes `sq_norm [N]` and `sketch [N, K]`, the bias
+/// column not included, as the job says. A run that does not begin at the matrix's first row
+/// adds to those two.
 pub(crate) fn run(
     job: &Job,
     form: &impl Form,
@@ -97,15 +100,18 @@ pub(crate) fn run(
         0..grid.columns,
         Sums { dw, norms: &mut partials.norms, sketches: &mut partials.sketches },
     );
-    let scale = job.options.sample_scale;
+    let (scale, first) = (job.options.sample_scale, job.outputs.start == 0);
     if let Some(sq_norm) = sq_norm {
         for (n, out) in sq_norm.iter_mut().enumerate() {
             let norms = partials.norms.iter().skip(n).step_by(job.samples);
-            *out = (norms.sum::<f64>() * f64::from(scale) * f64::from(scale)) as f32;
+            let sum = (norms.sum::<f64>() * f64::from(scale) * f64::from(scale)) as f32;
+            *out = if first { sum } else { *out + sum };
         }
     }
     if let Some(sketch) = sketch {
-        sketch.fill(0.0);
+        if first {
+            sketch.fill(0.0);
+        }
         for cell in partials.sketches.chunks_exact(sketch.len().max(1)) {
             sketch.iter_mut().zip(cell).for_each(|(out, part)| *out += part);
         }
@@ -124,22 +130,24 @@ struct Grid {
     rows: usize,
     columns: usize,
     cell: [usize; 2],
-    shape: [usize; 2],
+    first: [usize; 2],
+    end: [usize; 2],
 }
 
 impl Grid {
     fn new(job: &Job) -> Self {
-        let shape = [job.shape.outputs(), job.shape.inputs()];
-        let tiles = tiles_per_cell(job.shape, job.tile);
+        let extents = [job.outputs.len(), job.shape.inputs()];
+        let tiles = tiles_per_cell(extents, job.tile);
         let cell = [tiles[0] * job.tile[0], tiles[1] * job.tile[1]];
-        let [rows, columns] = [0, 1].map(|side| shape[side].div_ceil(cell[side]));
-        Self { rows, columns, cell, shape }
+        let [rows, columns] = [0, 1].map(|side| extents[side].div_ceil(cell[side]));
+        let end = [job.outputs.end, job.shape.inputs()];
+        Self { rows, columns, cell, first: [job.outputs.start, 0], end }
     }
 
     fn rect(&self, row: usize, column: usize) -> Rect {
         let side = |at: usize, side: usize| {
-            let start = at * self.cell[side];
-            start..(start + self.cell[side]).min(self.shape[side])
+            let start = self.first[side] + at * self.cell[side];
+            start..(start + self.cell[side]).min(self.end[side])
         };
         Rect { outputs: side(row, 0), inputs: side(column, 1) }
     }

@@ -157,6 +157,7 @@ fn records_and_dw<T: Element>(
     let tiles = matches!(plan.sketch, Some(Sketching::CountTiles | Sketching::ProjectTiles));
     let job = Job {
         shape,
+        outputs: 0..shape.outputs(),
         samples: operands.rows.samples(),
         options,
         write: if options.accumulate { Write::Add } else { Write::Replace },

@@ -263,9 +263,8 @@ pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
 const CELLS: usize = 16;
 
 /// Tiles per cell on each side of the matrix.
-pub(crate) fn tiles_per_cell(shape: GradientShape, tile: [usize; 2]) -> [usize; 2] {
-    let rows = shape.outputs().div_ceil(tile[0]);
-    let columns = shape.inputs().div_ceil(tile[1]);
+pub(crate) fn tiles_per_cell(extents: [usize; 2], tile: [usize; 2]) -> [usize; 2] {
+    let [rows, columns] = [0, 1].map(|side| extents[side].div_ceil(tile[side]));
     let per_row = rows.div_ceil(CELLS).max(1);
     let left = CELLS / rows.div_ceil(per_row).max(1);
     [per_row, columns.div_ceil(left).max(1)]
@@ -309,7 +308,7 @@ fn workspace(
         None => {}
     }
     if plan.path == Path::Formed {
-        let cell = tiles_per_cell(shape, plan.tile);
+        let cell = tiles_per_cell([shape.outputs(), shape.inputs()], plan.tile);
         let cells = outputs.div_ceil(cell[0] * tile_o) * inputs.div_ceil(cell[1] * tile_i);
         floats += tile_o * tile_i + cells * samples * (kept + 2);
     } else if request.norms {
