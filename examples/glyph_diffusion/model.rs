@@ -14,7 +14,7 @@ use gradroute::problem::{Conv2dSpec, Padding};
 use crate::data::{CHARACTERS, Conditions};
 
 /// Channels at 16², 8² and 4².
-const WIDTHS: [usize; 3] = [24, 48, 48];
+const WIDTHS: [usize; 3] = [24, 48, 64];
 /// Channels between the convolutions of a residual block that may be owned.
 pub const OWN: usize = 16;
 /// Channels of a normalisation group; divides every width and [`OWN`].

@@ -36,10 +36,10 @@ pub struct RunOptions {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Training steps.
-    #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 2400, value_parser = clap::value_parser!(u64).range(1..))]
     pub steps: u64,
     /// Samples per step.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub batch: u64,
     /// A short run of about a minute: fewer steps, fewer pictures.
     #[arg(long)]
@@ -48,7 +48,7 @@ pub struct RunOptions {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub questions: Option<u64>,
     /// Steps between commits of ledger and checkpoint.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub commit_every: u64,
     /// Stop after result.json: no pictures, no queries.
     #[arg(long)]
@@ -66,7 +66,7 @@ pub enum PolicyChoice {
 
 impl RunOptions {
     /// Steps of a `--quick` run.
-    const QUICK_STEPS: u64 = 150;
+    const QUICK_STEPS: u64 = 300;
 
     /// The steps this run takes.
     pub fn total_steps(&self) -> u64 {

@@ -19,16 +19,16 @@ use crate::diffusion::{LEVELS, Purpose, noise, noised, stratified_levels, stream
 use crate::governed::{Governed, SKETCH, SKETCH_SEED};
 use crate::options::RunOptions;
 
-const LEARNING_RATE: f64 = 2e-3;
+const LEARNING_RATE: f64 = 3e-3;
 /// A second moment short enough for a short run; no decay, so that what nobody trains stays.
 const OPTIMIZER_CONFIG: AdamWConfig =
     AdamWConfig { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
 /// Share of the weights' moving average kept at each step, once it has warmed up.
-const DECAY: f64 = 0.99;
+const DECAY: f64 = 0.995;
 /// Share of the peak learning rate at the end.
 const FINAL_RATE: f64 = 0.05;
 /// Steps until the learning rate is at its peak.
-const WARMUP: f64 = 40.0;
+const WARMUP: f64 = 80.0;
 /// Samples that are told neither character nor style, and samples not told the style alone.
 const DROPPED: [f64; 2] = [0.08, 0.08];
 /// Bins of noise level in which gradient norms are followed.

@@ -166,7 +166,9 @@ fn train(variant: Variant, seed: u64, steps: Option<u64>, threads: usize) -> Res
     if out.join("run.json").exists() {
         example.arg("--resume");
     } else {
-        example.args(variant.options()).arg("--no-report").args(["--seed", &seed.to_string()]);
+        // Few commits, since nobody asks these ledgers anything.
+        example.args(variant.options()).args(["--no-report", "--commit-every", "600"]);
+        example.args(["--seed", &seed.to_string()]);
         if let Some(steps) = steps {
             example.args(["--steps", &steps.to_string()]);
         }
