@@ -1,6 +1,6 @@
 //! Who moved what: categories over blocks, training glyphs behind a drawn one, planted copies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use gradroute::provenance::{Influence, Similarity, Whitening};
@@ -12,6 +12,7 @@ use super::html::{escape, section, table};
 use super::picture::{Ink, strip};
 use crate::data::Sample;
 use crate::probe;
+use crate::sampling::Wish;
 
 /// Neighbours shown beside a drawn glyph.
 const NEIGHBOURS: usize = 7;
@@ -130,9 +131,9 @@ fn once_each(report: &Report, top: &[(u64, f64)]) -> Vec<(Sample, f64, usize)> {
     shown
 }
 
-/// Planted copies: what the record alone says about them.
+/// Planted copies: what the record says about them.
 pub fn duplicates(report: &Report) -> Result<String> {
-    let mut planted: HashMap<(usize, usize), Vec<u64>> = HashMap::new();
+    let mut planted: BTreeMap<(usize, usize), Vec<u64>> = BTreeMap::new();
     for copy in report.data.samples.iter().filter(|sample| sample.is_copy()) {
         planted.entry((copy.typeface, copy.character)).or_default().push(copy.id);
     }
@@ -141,55 +142,56 @@ pub fn duplicates(report: &Report) -> Result<String> {
             ids.push(sample.id);
         }
     }
-    let pairs: usize = planted.values().map(|ids| ids.len() * (ids.len() - 1) / 2).sum();
-    let found = report.influence.near_duplicates(pairs + 12);
-    let same = |ids: [u64; 2]| planted.values().any(|set| ids.iter().all(|id| set.contains(id)));
-    let quiet = quietness(report);
-    let mut rows = Vec::new();
-    let mut sets: Vec<_> = planted.iter().collect();
-    sets.sort_unstable();
-    for (&(typeface, character), ids) in sets {
-        let sample = Sample { id: 0, typeface, character };
-        let group = &report.data.typefaces[typeface].group;
-        let known: Vec<f64> = ids.iter().filter_map(|id| quiet.get(id).copied()).collect();
-        let hits = found.iter().filter(|pair| pair.ids.iter().all(|id| ids.contains(id)));
-        rows.push(vec![
-            strip(report.data.image(&sample), ink(report, group), 2, &name(report, &sample))?,
-            escape(&name(report, &sample)),
-            format!("×{}", ids.len()),
-            format!("{} of {}", hits.count(), ids.len() * (ids.len() - 1) / 2),
-            format!("{:.0} %", 100.0 * known.iter().sum::<f64>() / known.len().max(1) as f64),
-        ]);
-    }
-    let head = [
-        "",
-        "planted glyph",
-        "times",
-        &format!("pairs among the {} most alike", found.len()),
-        "of all samples are louder",
-    ];
-    let mut body = String::from("<div class=two><div>");
-    body += &table(&head, rows);
-    body += "</div><div><h3>Most alike without being planted</h3>";
-    let mut natural = Vec::new();
-    for pair in found.iter().filter(|pair| !same(pair.ids)).take(6) {
-        let Some([a, b]) = both(report, pair.ids) else { continue };
-        let images = report.data.images(&[a, b]);
-        let names = format!("{}<br>{}", escape(&name(report, &a)), escape(&name(report, &b)));
-        let picture = strip(&images, Ink::Black, 2, "near-duplicates")?;
-        natural.push(vec![picture, names, format!("{:.2}", pair.cosine)]);
-    }
-    body += &table(&["", "", "cosine"], natural);
-    body += "</div></div>";
-    let lead = "Some glyphs were given to the training several times under ids of their own. \
-                Copies change the model alike and, once fitted, have a low gradient norm at \
-                their noise level. Both signs are weak after a run this short: the accumulated \
-                sketches alone put few of the planted pairs among the most alike of all pairs.";
+    let body = format!(
+        "<div class=two><div>{}</div><div><h3>Most alike without being planted</h3>{}</div></div>",
+        planted_table(report, &planted)?,
+        natural_table(report, &planted)?
+    );
+    let lead = "Some glyphs were given to the training eight times under ids of their own. Asked \
+                about such a glyph, the record should name its copies first, and they share the \
+                credit. What is already fitted has a low gradient norm at its noise level: the \
+                last column says which share of all samples is louder.";
     Ok(section("Planted duplicates", lead, &body))
 }
 
-fn both(report: &Report, ids: [u64; 2]) -> Option<[Sample; 2]> {
-    Some([*report.data.sample(ids[0])?, *report.data.sample(ids[1])?])
+fn planted_table(report: &Report, planted: &BTreeMap<(usize, usize), Vec<u64>>) -> Result<String> {
+    let whitening = Whitening::new(report.influence, DAMPING)?;
+    let quiet = quietness(report);
+    let mut rows = Vec::new();
+    for (&(typeface, character), ids) in planted {
+        let sample = Sample { id: 0, typeface, character };
+        let group = &report.data.typefaces[typeface].group;
+        let image = report.data.image(&sample);
+        let query = probe::query(report.model, image, Wish { typeface, character })?;
+        let query = whitening.apply(&query)?;
+        let scores = report.influence.influence(&query, Similarity::Cosine)?;
+        let top = ranked(&scores, report.influence.blocks());
+        let found = top.iter().take(ids.len()).filter(|(id, _)| ids.contains(id)).count();
+        let known: Vec<f64> = ids.iter().filter_map(|id| quiet.get(id).copied()).collect();
+        rows.push(vec![
+            strip(image, ink(report, group), 2, &name(report, &sample))?,
+            escape(&name(report, &sample)),
+            format!("×{}", ids.len()),
+            format!("{found} of {}", ids.len()),
+            format!("{:.0} %", 100.0 * known.iter().sum::<f64>() / known.len().max(1) as f64),
+        ]);
+    }
+    let head = ["", "planted glyph", "times", "of its copies named first", "of samples louder"];
+    Ok(table(&head, rows))
+}
+
+fn natural_table(report: &Report, planted: &BTreeMap<(usize, usize), Vec<u64>>) -> Result<String> {
+    let same = |ids: [u64; 2]| planted.values().any(|set| ids.iter().all(|id| set.contains(id)));
+    let mut rows = Vec::new();
+    let pairs = report.influence.near_duplicates(200);
+    for pair in pairs.iter().filter(|pair| !same(pair.ids)).take(6) {
+        let [Some(a), Some(b)] = pair.ids.map(|id| report.data.sample(id)) else { continue };
+        let images = report.data.images(&[*a, *b]);
+        let names = format!("{}<br>{}", escape(&name(report, a)), escape(&name(report, b)));
+        let picture = strip(&images, Ink::Black, 2, "near-duplicates")?;
+        rows.push(vec![picture, names, format!("{:.2}", pair.cosine)]);
+    }
+    Ok(table(&["", "", "cosine"], rows))
 }
 
 /// Per sample the share of samples that are louder: the mean gradient norm relative to the
