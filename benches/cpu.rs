@@ -9,7 +9,7 @@ mod support;
 
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::Criterion;
 use faer::linalg::matmul::matmul;
@@ -19,7 +19,7 @@ use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options, ParamGrad, Ro
 use gradroute::problem::{Linear, Rows};
 use gradroute::projection::Sketch;
 use gradroute::routing::{LayerRouting, Region, RegionMap};
-use support::{Ratios, Table, noise, pool};
+use support::{Ratios, Table, noise, pool, time};
 
 /// A layer of Stable Diffusion: name, samples, rows per sample, input and output features.
 type Shape = (&'static str, usize, usize, usize, usize);
@@ -192,41 +192,20 @@ away, over the plain `dW`.";
     }
 }
 
-fn criterion() {
-    let mut criterion = Criterion::default().configure_from_args();
+fn criterion(criterion: &mut Criterion) {
     for shape in SHAPES.iter().filter(|(_, samples, rows, i, o)| samples * rows * i * o < 1 << 31) {
-        let mut group = criterion.benchmark_group(shape.0);
-        group.sample_size(10).warm_up_time(Duration::from_millis(200));
-        group.measurement_time(Duration::from_millis(600));
+        let group = &mut support::group(criterion, shape.0);
         for threads in [1, 2] {
-            let mut bench = Bench::new(*shape);
-            let pool = pool(threads);
-            let mut time = |what: &str, run: &mut (dyn FnMut() + Send)| {
-                group.bench_function(format!("{what}, {threads} threads"), |b| {
-                    b.iter_custom(|iterations| {
-                        let start = Instant::now();
-                        pool.install(|| (0..iterations).for_each(|_| run()));
-                        start.elapsed()
-                    });
-                });
-            };
-            time("plain", &mut || bench.plain(true));
+            let (mut bench, pool) = (Bench::new(*shape), &pool(threads));
+            time(group, pool, "plain", || bench.plain(true));
             for (kind, sketch) in sketches() {
-                time(kind, &mut || bench.fused(sketch));
+                time(group, pool, kind, || bench.fused(sketch));
             }
-            time("half dW", &mut || bench.half());
+            time(group, pool, "half dW", || bench.half());
         }
     }
-    criterion.final_summary();
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    match arguments.iter().position(|argument| argument == "--table") {
-        Some(at) => {
-            let word = arguments.get(at + 1).filter(|word| !word.starts_with('-'));
-            table(word.map(String::as_str));
-        }
-        None => criterion(),
-    }
+    support::run(table, criterion);
 }

@@ -4,6 +4,46 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion};
+
+/// Runs a benchmark: `--table [WORD]` writes the table of ratios, for the layers whose name holds
+/// the word if there is one; otherwise criterion times.
+pub fn run(table: impl FnOnce(Option<&str>), criterion: impl FnOnce(&mut Criterion)) {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--table") {
+        let word = arguments.get(at + 1).filter(|word| !word.starts_with('-'));
+        return table(word.map(String::as_str));
+    }
+    let mut timer = Criterion::default().configure_from_args();
+    criterion(&mut timer);
+    timer.final_summary();
+}
+
+/// A criterion group of few and short samples.
+pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group.sample_size(10).warm_up_time(Duration::from_millis(200));
+    group.measurement_time(Duration::from_millis(600));
+    group
+}
+
+/// Times `run` inside a pool.
+pub fn time(
+    group: &mut BenchmarkGroup<WallTime>,
+    pool: &rayon::ThreadPool,
+    what: &str,
+    mut run: impl FnMut() + Send,
+) {
+    group.bench_function(format!("{what}, {} threads", pool.current_num_threads()), |b| {
+        b.iter_custom(|iterations| {
+            let start = Instant::now();
+            pool.install(|| (0..iterations).for_each(|_| run()));
+            start.elapsed()
+        });
+    });
+}
+
 /// A pool of `threads` threads.
 pub fn pool(threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool")

@@ -87,10 +87,11 @@ pub fn write(seeds: &[Seed]) -> String {
     let outcome = &seeds[0].outcomes[0];
     let opening = format!(
         "# Attenuation\n\n\
-         `cargo xtask evaluate attenuation`: {} seeds × four ways to train the example's model \
+         `cargo xtask evaluate attenuation`: {} seed{} × four ways to train the example's model \
          ({} parameters, {} steps of its default batch).\n\n\
          ![loss of the owned group against the dial](attenuation.svg)\n\n",
         seeds.len(),
+        if seeds.len() == 1 { "" } else { "s" },
         outcome.parameters,
         outcome.steps
     );
