@@ -15,9 +15,9 @@ use crate::data::{CHARACTERS, Conditions};
 
 /// Channels at 16², 8² and 4².
 const WIDTHS: [usize; 3] = [24, 48, 64];
-/// Channels between the convolutions of a residual block that may be owned.
-pub const OWN: usize = 16;
-/// Channels of a normalisation group; divides every width and [`OWN`].
+/// More channels between the convolutions of a level's residual blocks, which may be owned.
+const OWN: [usize; 3] = [8, 16, 16];
+/// Channels of a normalisation group; divides all of them.
 const GROUP: usize = 8;
 /// Width of the embeddings.
 const EMBED: usize = 96;
@@ -56,19 +56,19 @@ impl UNet {
         let style = RoutedEmbedding::new(typefaces + 1, EMBED, &condition.at("style"))?;
         let stem = conv3(&scope.at("stem"), 1, w16, 1)?;
         let down = scope.at("down");
-        let down16 = ResBlock::new(&down.at("16"), w16, w16)?;
+        let down16 = ResBlock::new(&down.at("16"), w16, 0)?;
         let shrink16 = conv3(&down.at("16.shrink"), w16, w8, 2)?;
-        let down8 = ResBlock::new(&down.at("8"), w8, w8)?;
+        let down8 = ResBlock::new(&down.at("8"), w8, 1)?;
         let shrink8 = conv3(&down.at("8.shrink"), w8, w4, 2)?;
-        let down4 = ResBlock::new(&down.at("4"), w4, w4)?;
+        let down4 = ResBlock::new(&down.at("4"), w4, 2)?;
         let middle = scope.at("middle");
         let attention = Attention::new(&middle.at("attention"), w4)?;
-        let middle = ResBlock::new(&middle, w4, w4)?;
+        let middle = ResBlock::new(&middle, w4, 2)?;
         let up = scope.at("up");
         let up = [
-            ResBlock::new(&up.at("4"), 2 * w4, w4)?,
-            ResBlock::new(&up.at("8"), w4 + w8, w8)?,
-            ResBlock::new(&up.at("16"), w8 + w16, w16)?,
+            ResBlock::new(&up.at("4"), 2 * w4, 2)?,
+            ResBlock::new(&up.at("8"), w4 + w8, 1)?,
+            ResBlock::new(&up.at("16"), w8 + w16, 0)?,
         ];
         let head = scope.at("head");
         let head_norm = norm(&head.at("norm"), w16)?;
@@ -144,8 +144,9 @@ struct ResBlock {
 }
 
 impl ResBlock {
-    fn new(scope: &Scope, inputs: usize, outputs: usize) -> Result<Self> {
-        let inner = outputs + OWN;
+    fn new(scope: &Scope, inputs: usize, level: usize) -> Result<Self> {
+        let outputs = WIDTHS[level];
+        let inner = outputs + OWN[level];
         let (conv1, told) = (scope.at("conv1"), scope.at("told"));
         let norm2 = scope.at("norm2").reads(conv1.path()).reads(told.path());
         let skip = || conv(&scope.at("skip"), [inputs, outputs], 1, 1);

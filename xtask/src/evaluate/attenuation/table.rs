@@ -181,8 +181,8 @@ the same glyphs, noise levels and noise (common random numbers), whatever its ow
 
 - **unrouted**: everybody trains everything, all channels always on.
 - **without the group**: the same, but the rights-tracked group is left out of training.
-- **all blocks**, **up blocks**: the two shipped policies. The group owns 16 channels in every \
-  residual block, or in the up blocks only, and the rows of the style embedding that name its \
+- **all blocks**, **up blocks**: the two shipped policies. The group owns 8 (at 16²) or 16 \
+  channels in every residual block, or in the up blocks only, and the rows of the style embedding that name its \
   typefaces; it trains nothing else. Public samples see the region off.
 
 The dial fades the region's channels and, for the owned samples, their style embedding towards \
