@@ -9,7 +9,7 @@ use faer::MatMut;
 use rayon::prelude::*;
 
 use super::buffers::widened;
-use super::formed::{self, Form, Job, Partials, Signs};
+use super::formed::{self, Form, Job, Partials};
 use super::gemm::{Write, gemm, view, view_mut};
 use super::im2col::{channels_last, gather, transpose};
 use super::regions::{Rect, mark_touched};
@@ -18,7 +18,7 @@ use super::workspace::{Grow, Threads, bytes};
 use super::{bias, column, conv_dx, conv_sketch, signs};
 use crate::ops::{ConvInputs, LayerOutputs, Options, ParamGrad};
 use crate::problem::{Conv2d, Element};
-use crate::projection::{Side, SketchKind};
+use crate::projection::SketchKind;
 
 /// Numbers a panel of patches holds.
 pub(super) const PANEL: usize = 1 << 17;
@@ -189,15 +189,10 @@ fn weight_gradient<T: Element>(
 ) {
     let (problem, shape) = (operands.problem, operands.problem.gradient());
     let sketch = options.sketch.filter(|_| out.sketch.is_some());
-    let Buffers { total, signs: [left, right], projected, partials } = scratch;
+    let Buffers { total, signs, projected, partials } = scratch;
     let two_sided = sketch.and_then(|sketch| match sketch.kind() {
         SketchKind::TwoSided { outputs, inputs } => {
-            let left = signs::draw(sketch.key(), Side::Outputs, shape.outputs(), outputs, left);
-            let right = signs::draw(sketch.key(), Side::Inputs, shape.inputs(), inputs, right);
-            Some(Signs {
-                outputs: view(left, shape.outputs(), outputs, outputs),
-                inputs: view(right, shape.inputs(), inputs, inputs),
-            })
+            Some(signs::draw(sketch.key(), shape, [outputs, inputs], signs))
         }
         SketchKind::Count { .. } => None,
     });

@@ -252,10 +252,13 @@ impl Operands<'_> {
             let (o, i) = (at.outputs, at.inputs);
             let dy = self.dy().subcols(o.start, o.len());
             let p_o = signs.outputs.subrows(o.start, o.len());
-            par_gemm(view_mut(left, total, k_o, k_o), Write::Replace, 1.0, dy, p_o);
             let x = self.x().subcols(i.start, i.len());
             let p_i = signs.inputs.subrows(i.start, i.len());
-            par_gemm(view_mut(right, total, k_i, k_i), Write::Replace, 1.0, x, p_i);
+            let (u, v) = (view_mut(left, total, k_o, k_o), view_mut(right, total, k_i, k_i));
+            rayon::join(
+                || par_gemm(u, Write::Replace, 1.0, dy, p_o),
+                || par_gemm(v, Write::Replace, 1.0, x, p_i),
+            );
             let (left, right) = (view(left, total, k_o, k_o), view(right, total, k_i, k_i));
             sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
                 let rows = self.rows.range(n);

@@ -4,15 +4,15 @@ use super::bias;
 use super::buffers::{narrow, same_mut, widened, with_total};
 use super::factored::{Gathered, Operands};
 use super::flush::Hashes;
-use super::formed::{self, Job, Partials, Signs};
-use super::gemm::{Write, view, view_mut};
+use super::formed::{self, Job, Partials};
+use super::gemm::{Write, view_mut};
 use super::regions::mark_touched;
 use super::signs;
 use super::workspace::{Grow, Threads, bytes};
 use crate::ops::plan::{Norms, Path, Request, Sketching, plan_linear};
 use crate::ops::{LayerOutputs, LinearInputs, Options};
 use crate::problem::{Element, Linear};
-use crate::projection::{Side, SketchKind};
+use crate::projection::SketchKind;
 
 /// Buffers for operands that are not `f32` to begin with.
 #[derive(Debug, Default)]
@@ -119,15 +119,7 @@ fn records_and_dw<T: Element>(
             Some(Sketching::ProjectRows | Sketching::ProjectTiles),
             Some(SketchKind::TwoSided { outputs, inputs }),
             Some(sketch),
-        ) => {
-            let (key, [left, right]) = (sketch.key(), signs);
-            let left = signs::draw(key, Side::Outputs, shape.outputs(), outputs, left);
-            let right = signs::draw(key, Side::Inputs, shape.inputs(), inputs, right);
-            Some(Signs {
-                outputs: view(left, shape.outputs(), outputs, outputs),
-                inputs: view(right, shape.inputs(), inputs, inputs),
-            })
-        }
+        ) => Some(signs::draw(sketch.key(), shape, [outputs, inputs], signs)),
         _ => None,
     };
     if let (Some(Sketching::ProjectRows), Some(signs), Some(sketch)) =

@@ -27,13 +27,13 @@ pub fn sign_row(key: [u32; 2], side: Side, row: u32, out: &mut [f32]) {
     }
 }
 
-/// The rows `0..` of a sign matrix with `k` columns, as [`sign_row`] draws them.
+/// The rows `first..` of a sign matrix with `k` columns, as [`sign_row`] draws them.
 #[inline(always)]
-pub(crate) fn sign_rows(key: [u32; 2], side: Side, k: usize, out: &mut [f32]) {
+pub(crate) fn sign_rows(key: [u32; 2], side: Side, first: usize, k: usize, out: &mut [f32]) {
     const LANES: usize = 8;
     let value = (1.0 / (k as f32).sqrt()).to_bits();
     for (group, rows) in out.chunks_mut(LANES * k).enumerate() {
-        let numbers = std::array::from_fn(|l| (LANES * group + l) as u32);
+        let numbers = std::array::from_fn(|l| (first + LANES * group + l) as u32);
         for block in 0..k.div_ceil(128) {
             let counters = [numbers, [block as u32; LANES], [side as u32; LANES], [0; LANES]];
             let words = philox4x32_lanes(counters, key);
@@ -57,7 +57,9 @@ mod tests {
     fn many_rows_are_the_single_rows() {
         for k in [1, 16, 33, 128, 200] {
             let mut all = vec![0.0; 21 * k];
-            sign_rows([3, 4], Side::Inputs, k, &mut all);
+            let (head, tail) = all.split_at_mut(13 * k);
+            sign_rows([3, 4], Side::Inputs, 0, k, head);
+            sign_rows([3, 4], Side::Inputs, 13, k, tail);
             for (row, signs) in all.chunks_exact(k).enumerate() {
                 let mut one = vec![0.0; k];
                 sign_row([3, 4], Side::Inputs, row as u32, &mut one);
