@@ -96,9 +96,9 @@ impl<'a> Parser<'a> {
             }
             Token::Directive("callprototype") => {
                 self.advance()?;
-                let returns = if self.at(b'(') { self.parameters()? } else { Vec::new() };
+                let returns = self.parameters()?;
                 self.word()?;
-                let parameters = if self.at(b'(') { self.parameters()? } else { Vec::new() };
+                let parameters = self.parameters()?;
                 while let Token::Directive(_) = self.token {
                     self.advance()?;
                     while matches!(self.token, Token::Int(_) | Token::Punct(b',')) {
@@ -155,15 +155,11 @@ impl<'a> Parser<'a> {
     }
 
     fn simple_operand(&mut self) -> Parsed<Operand<'a>> {
-        let negative = self.at(b'-');
+        if self.accept(b'-')? {
+            return self.number(true);
+        }
         match self.token {
-            Token::Punct(b'-') | Token::Int(_) => {
-                if negative {
-                    self.advance()?;
-                }
-                self.number(negative)
-            }
-            Token::Float32(_) | Token::Float64(_) => self.number(false),
+            Token::Int(_) | Token::Float32(_) | Token::Float64(_) => self.number(false),
             Token::Punct(b'!') => {
                 self.advance()?;
                 Ok(Operand::Not(self.word()?))

@@ -148,25 +148,19 @@ impl<'a> Parser<'a> {
 
     /// Debug data: skipped to its closing brace.
     fn section(&mut self) -> Parsed<()> {
-        while !self.at(b'{') {
-            if self.token == Token::End {
-                return self.error(".section without a body");
-            }
-            self.advance()?;
-        }
-        while !self.at(b'}') {
-            if self.token == Token::End {
-                return self.error(".section without an end");
-            }
-            self.advance()?;
-        }
-        self.expect(b'}')
+        self.skip_past(b'{', ".section without a body")?;
+        self.skip_past(b'}', ".section without an end")
     }
 
     pub(super) fn pragma(&mut self) -> Parsed<()> {
-        while !self.accept(b';')? {
+        self.skip_past(b';', ".pragma without an end")
+    }
+
+    /// Skips up to and with a punctuation mark; the text's end before it is the given mistake.
+    fn skip_past(&mut self, punct: u8, missing: &str) -> Parsed<()> {
+        while !self.accept(punct)? {
             if self.token == Token::End {
-                return self.error(".pragma without an end");
+                return self.error(missing);
             }
             self.advance()?;
         }
@@ -217,9 +211,9 @@ impl<'a> Parser<'a> {
         let line = self.line;
         self.advance()?;
         let mut directives = self.directives()?;
-        let returns = if self.at(b'(') { self.parameters()? } else { Vec::new() };
+        let returns = self.parameters()?;
         let name = self.word()?;
-        let parameters = if self.at(b'(') { self.parameters()? } else { Vec::new() };
+        let parameters = self.parameters()?;
         directives.extend(self.directives()?);
         let body = if self.accept(b';')? {
             None
@@ -252,9 +246,12 @@ impl<'a> Parser<'a> {
         Ok(found)
     }
 
+    /// `(…, …)`; none without parentheses.
     pub(super) fn parameters(&mut self) -> Parsed<Vec<Variable<'a>>> {
-        self.expect(b'(')?;
         let mut parameters = Vec::new();
+        if !self.accept(b'(')? {
+            return Ok(parameters);
+        }
         while !self.accept(b')')? {
             parameters.push(self.variable("", None)?);
             if !self.at(b')') {
