@@ -1,35 +1,27 @@
 //! Backward pass of a convolution, all kinds.
 //!
-//! `dw` and the records come from per-sample gradients formed tile by tile
-//! ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches, which
-//! never exist but for that panel. For `dx` see [`super::conv_dx`].
+//! Where the records need per-sample gradients, `dw` comes from the same tiles
+//! ([`super::conv_records`]), otherwise from one sum of products over all samples
+//! ([`super::conv_dw`]). For `dx` see [`super::conv_dx`]. Patches never exist but for a panel.
 //! Time `O(N · O · Ho · Wo · kh · kw · C / groups)`.
 
-use faer::MatMut;
 use rayon::prelude::*;
 
-use super::buffers::widened;
-use super::formed::{self, Form, Job, Partials};
-use super::gemm::{Write, gemm, view, view_mut};
-use super::im2col::{channels_last, gather, transpose};
-use super::regions::{Rect, mark_touched};
-use super::tasks::for_blocks;
+use super::buffers::{widened, with_total};
+use super::conv_dw::{self, DwBuffers};
+use super::conv_records::{self, Operands};
+use super::formed::Partials;
+use super::im2col::channels_last;
+use super::regions::mark_touched;
 use super::workspace::{Grow, Threads, bytes};
-use super::{bias, column, conv_dx, conv_sketch, signs};
-use crate::ops::{ConvInputs, LayerOutputs, Options, ParamGrad};
+use super::{bias, column, conv_dx};
+use crate::ops::{ConvInputs, LayerOutputs, Options};
 use crate::problem::{Conv2d, Element};
-use crate::projection::SketchKind;
 
 /// Numbers a panel of patches holds.
 pub(super) const PANEL: usize = 1 << 17;
 /// Columns of a product that make it worth its while.
 pub(super) const COLUMNS: usize = 384;
-
-/// Numbers of `dw` that are summed channels last before they are turned, so that they stay in
-/// the last-level cache meanwhile.
-const BAND: usize = 1 << 21;
-/// Outputs of a formed tile at most.
-const OUTPUTS: usize = 128;
 
 /// Buffers that are kept from call to call.
 #[derive(Debug, Default)]
@@ -44,6 +36,7 @@ pub(crate) struct ConvBuffers {
     signs: [Vec<f32>; 2],
     projected: [Vec<f32>; 2],
     partials: Partials,
+    dw: DwBuffers,
 }
 
 impl ConvBuffers {
@@ -58,7 +51,8 @@ impl ConvBuffers {
             &self.bias_sums,
             &self.bias,
         ];
-        bytes(own.into_iter().chain(&self.signs).chain(&self.projected)) + self.partials.bytes()
+        let own = bytes(own.into_iter().chain(&self.signs).chain(&self.projected));
+        own + self.partials.bytes() + self.dw.bytes()
     }
 }
 
@@ -83,17 +77,22 @@ pub(crate) fn run<T: Element>(
         let scratch = (&mut buffers.weight, &mut buffers.dy_last);
         conv_dx::run(problem, options, dy, weight, dx, scratch, threads);
     }
-    let ConvBuffers { image, total, bias_sums, signs, projected, partials, .. } = buffers;
-    let recorded = out.sq_norm.is_some() || out.sketch.is_some();
-    let taken = |n: usize| recorded || column::trains(options, n);
-    if out.dw.is_some() || recorded {
+    let ConvBuffers { image, total, bias_sums, signs, projected, partials, dw, .. } = buffers;
+    let mut done = out.dw.is_none();
+    if out.sq_norm.is_some() || out.sketch.is_some() {
         let image = image.grown(inputs.x.len());
         let (spec, channels) = (problem.spec(), problem.channels_per_group());
         let images = [samples * spec.groups, channels, spec.size[0] * spec.size[1]];
-        channels_last(inputs.x, images, |image| taken(image / spec.groups), image);
+        channels_last(inputs.x, images, image);
         let operands = Operands { problem, image, dy };
-        let scratch = Buffers { total, signs, projected, partials };
-        weight_gradient(&operands, options, &mut out, scratch, threads);
+        let scratch = conv_records::Buffers { total, signs, projected, partials };
+        done |= conv_records::run(&operands, options, &mut out, scratch, threads);
+    }
+    if let Some(out) = out.dw.as_mut().filter(|_| !done) {
+        let x = widened(inputs.x, image);
+        with_total(out, options.accumulate, total, |out, accumulate| {
+            conv_dw::run(problem, options, [x, dy], out, accumulate, dw, threads);
+        });
     }
     if bias::is_asked(shape, &out) {
         let sums = bias_sums.grown(samples * shape.outputs());
@@ -114,156 +113,6 @@ pub(super) fn group_dy<'a>(problem: &Conv2d, dy: &'a [f32], n: usize, g: usize) 
     let spec = problem.spec();
     let len = spec.out_channels / spec.groups * positions(problem);
     &dy[(n * spec.groups + g) * len..][..len]
-}
-
-/// What forms tiles of per-sample gradients.
-pub(super) struct Operands<'a> {
-    pub(super) problem: &'a Conv2d,
-    /// `[N, groups, pixels, C / groups]`.
-    image: &'a [f32],
-    /// `[N, O, positions]`.
-    pub(super) dy: &'a [f32],
-}
-
-impl Operands<'_> {
-    pub(super) fn image(&self, n: usize, g: usize) -> &[f32] {
-        let spec = self.problem.spec();
-        let len = spec.size[0] * spec.size[1] * self.problem.channels_per_group();
-        &self.image[(n * spec.groups + g) * len..][..len]
-    }
-}
-
-impl Form for Operands<'_> {
-    fn is_empty(&self, _: usize) -> bool {
-        positions(self.problem) == 0
-    }
-
-    fn form(
-        &self,
-        n: usize,
-        at: &Rect,
-        mut out: MatMut<f32>,
-        write: Write,
-        alpha: f32,
-        panel: &mut Vec<f32>,
-    ) {
-        let (spec, positions) = (self.problem.spec(), positions(self.problem));
-        let (outputs, columns) = (spec.out_channels / spec.groups, at.inputs.len());
-        let band = (PANEL / columns.max(1)).max(1).min(positions);
-        for g in at.outputs.start / outputs..at.outputs.end.div_ceil(outputs) {
-            let first = at.outputs.start.max(g * outputs);
-            let last = at.outputs.end.min((g + 1) * outputs);
-            let dy = view(group_dy(self.problem, self.dy, n, g), outputs, positions, positions);
-            let dy = dy.subrows(first - g * outputs, last - first);
-            let mut write = write;
-            for start in (0..positions).step_by(band) {
-                let count = band.min(positions - start);
-                let panel = panel.grown(count * columns);
-                let width = self.problem.channels_per_group();
-                let seen = start..start + count;
-                gather(self.problem, self.image(n, g), width, seen, at.inputs.clone(), panel);
-                let out = out.as_mut().subrows_mut(first - at.outputs.start, last - first);
-                let dy = dy.subcols(start, count);
-                gemm(out, write, alpha, dy, view(panel, count, columns, columns));
-                write = Write::Add;
-            }
-        }
-    }
-}
-
-/// Buffers of [`weight_gradient`].
-struct Buffers<'a> {
-    total: &'a mut Vec<f32>,
-    signs: &'a mut [Vec<f32>; 2],
-    projected: &'a mut [Vec<f32>; 2],
-    partials: &'a mut Partials,
-}
-
-/// `dw` and the weight's part of the records, one band of output channels after the other.
-fn weight_gradient<T: Element>(
-    operands: &Operands,
-    options: &Options,
-    out: &mut LayerOutputs<T>,
-    scratch: Buffers,
-    threads: &mut Threads,
-) {
-    let (problem, shape) = (operands.problem, operands.problem.gradient());
-    let sketch = options.sketch.filter(|_| out.sketch.is_some());
-    let Buffers { total, signs, projected, partials } = scratch;
-    let two_sided = sketch.and_then(|sketch| match sketch.kind() {
-        SketchKind::TwoSided { outputs, inputs } => {
-            Some(signs::draw(sketch.key(), shape, [outputs, inputs], signs))
-        }
-        SketchKind::Count { .. } => None,
-    });
-    let by_rows = two_sided.filter(|signs| conv_sketch::by_rows(problem, options, *signs));
-    if let (Some(signs), Some(out)) = (by_rows, &mut out.sketch) {
-        conv_sketch::run(operands, options, signs, out, projected, threads);
-    }
-    let count = sketch.is_some() && two_sided.is_none();
-    let signs = two_sided.filter(|_| by_rows.is_none());
-    let norms = out.sq_norm.is_some();
-    if out.dw.is_none() && !norms && !count && signs.is_none() {
-        return;
-    }
-    let (tile, inputs) = (tile(problem), shape.inputs());
-    let band = (BAND / inputs.max(1) / tile[0]).max(1) * tile[0];
-    for start in (0..shape.outputs().max(1)).step_by(band) {
-        let outputs = start..(start + band).min(shape.outputs());
-        let samples = problem.spec().samples;
-        let rows = outputs.len();
-        let weights = start * inputs..outputs.end * inputs;
-        let write = Write::Replace;
-        let job = Job { shape, outputs, samples, options, write, tile, norms, count, signs };
-        let dw =
-            out.dw.as_ref().map(|_| view_mut(total.grown(rows * inputs), rows, inputs, inputs));
-        let sketch = out.sketch.as_deref_mut().filter(|_| by_rows.is_none());
-        let sq_norm = out.sq_norm.as_deref_mut();
-        formed::run(&job, operands, dw, sq_norm, sketch, partials, threads);
-        let accumulate = options.accumulate;
-        match &mut out.dw {
-            Some(ParamGrad::F32(dw)) => {
-                write_weight(problem, total, &mut dw[weights], accumulate, threads);
-            }
-            Some(ParamGrad::Native(dw)) => {
-                write_weight(problem, total, &mut dw[weights], accumulate, threads);
-            }
-            None => {}
-        }
-    }
-}
-
-/// Extents of a formed tile: a product that runs at full speed, which with its share of `dw`
-/// stays in a core's second-level cache.
-fn tile(problem: &Conv2d) -> [usize; 2] {
-    let shape = problem.gradient();
-    let fit = |extent: usize, most: usize| {
-        let parts = extent.div_ceil(most).max(1);
-        extent.div_ceil(parts).next_multiple_of(8).max(8)
-    };
-    [fit(shape.outputs(), OUTPUTS), COLUMNS.min(shape.inputs().next_multiple_of(8)).max(8)]
-}
-
-/// Rows of `dw [O, C / groups, kh, kw] (+)=` those of `total [O, kh, kw, C / groups]`.
-fn write_weight<T: Element>(
-    problem: &Conv2d,
-    total: &[f32],
-    dw: &mut [T],
-    accumulate: bool,
-    threads: &Threads,
-) {
-    let (shape, taps) = (problem.gradient(), problem.gradient().taps());
-    let (inputs, channels) = (shape.inputs(), problem.channels_per_group());
-    for_blocks(dw, 0..dw.len() / inputs.max(1), &|o| o * inputs, &|o, dw| {
-        let row = &total[o * inputs..(o + 1) * inputs];
-        if taps == 1 {
-            return column::write_to(dw, row, accumulate);
-        }
-        let mut own = threads.own();
-        let turned = own.tile.grown(inputs);
-        transpose(row, [taps, channels], channels, turned, taps, |value| value);
-        column::write_to(dw, turned, accumulate);
-    });
 }
 
 /// `sums [N, O] = Σ dY` over positions, for the samples taken.
@@ -298,9 +147,8 @@ fn lane_sum(values: &[f32]) -> f32 {
 pub(super) mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::testing::{Buffers, for_all_options, integers, noise};
-    use crate::ops::{Backend, ConvInputs, Options};
+    use crate::ops::{Backend, ConvInputs};
     use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
-    use crate::projection::Sketch;
     use crate::reference;
 
     pub(crate) fn kinds() -> Vec<Conv2dSpec> {
@@ -360,32 +208,6 @@ pub(super) mod tests {
             Cpu::new().conv2d(&conv, options, inputs, Some(dx), out).unwrap();
             buffers.check(&expected, tolerance, &format!("{spec:?} {options:?}"));
         });
-    }
-
-    #[test]
-    fn bands_of_outputs_add_up() {
-        let spec = Conv2dSpec {
-            samples: 2,
-            in_channels: 1000,
-            out_channels: 264,
-            size: [1, 1],
-            kernel: [3, 3],
-            padding: Padding::symmetric(1, 1),
-            ..Conv2dSpec::default()
-        };
-        let conv = Conv2d::new(spec).unwrap();
-        let shape = conv.gradient();
-        assert!(shape.weights() > super::BAND);
-        let (x, dy) = (integers(2000, 1), integers(528, 2));
-        let inputs = ConvInputs { x: &x, dy: &dy, weight: None };
-        for sketch in [Sketch::count(64, 1, 2), Sketch::two_sided(4, 1, 2)] {
-            let options = Options { sketch: Some(sketch.unwrap()), ..Options::default() };
-            let expected = reference::conv2d(&conv, &options, inputs).unwrap();
-            let mut buffers = Buffers::new(shape, 2, 0, &options);
-            let (_, out) = buffers.split(false);
-            Cpu::new().conv2d(&conv, &options, inputs, None, out).unwrap();
-            buffers.check(&expected, 0.0, &format!("{options:?}"));
-        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) fn run<T: Element>(
     };
     // The product reads one position's outputs together.
     let dy_last = dy_buffer.grown(dy.len());
-    channels_last(dy, [spec.samples * spec.groups, outputs, positions], |_| true, dy_last);
+    channels_last(dy, [spec.samples * spec.groups, outputs, positions], dy_last);
     InputGradient { problem, blocks, options, dy: dy_last, weight, arranged, threads }.run(dx);
 }
 

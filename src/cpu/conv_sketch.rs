@@ -3,7 +3,8 @@
 //! Against the products of the backward pass it costs about `k_o / O`, one narrow product more
 //! for each panel of patches.
 
-use super::conv2d::{COLUMNS, Operands, PANEL, group_dy, positions};
+use super::conv_records::Operands;
+use super::conv2d::{COLUMNS, PANEL, group_dy, positions};
 use super::formed::Signs;
 use super::gemm::{Write, gemm, view, view_mut};
 use super::im2col::gather;

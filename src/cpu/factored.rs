@@ -342,18 +342,10 @@ impl super::formed::Form for Operands<'_> {
         self.rows.range(n).is_empty()
     }
 
-    fn form(
-        &self,
-        n: usize,
-        at: &Rect,
-        out: MatMut<f32>,
-        write: Write,
-        alpha: f32,
-        _panel: &mut Vec<f32>,
-    ) {
+    fn form(&self, n: usize, at: &Rect, out: MatMut<f32>, _: &mut Vec<f32>) {
         let rows = self.rows.range(n);
         let dy = self.dy().submatrix(rows.start, at.outputs.start, rows.len(), at.outputs.len());
         let x = self.x().submatrix(rows.start, at.inputs.start, rows.len(), at.inputs.len());
-        gemm(out, write, alpha, dy.transpose(), x);
+        gemm(out, Write::Replace, 1.0, dy.transpose(), x);
     }
 }

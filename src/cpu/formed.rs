@@ -24,16 +24,8 @@ pub(crate) trait Form: Sync {
     /// Whether sample `n` has no rows, so that its gradient is 0.
     fn is_empty(&self, n: usize) -> bool;
 
-    /// `out (+)= alpha · G_n[at]`, `out` shaped as `at`; `panel` is free for operands.
-    fn form(
-        &self,
-        n: usize,
-        at: &Rect,
-        out: MatMut<f32>,
-        write: Write,
-        alpha: f32,
-        panel: &mut Vec<f32>,
-    );
+    /// `out = G_n[at]`, `out` shaped as `at`; `panel` is free for operands.
+    fn form(&self, n: usize, at: &Rect, out: MatMut<f32>, panel: &mut Vec<f32>);
 }
 
 /// Sign matrices `P_o [O, k_o]` and `P_i [columns, k_i]`.
@@ -253,19 +245,11 @@ impl<F: Form> Walk<'_, F> {
         }
         let kept = job.sketch_len();
         for n in 0..job.samples {
-            let recorded = job.norms || kept > 0;
-            let trains =
-                || pieces(at, job.shape, job.options).any(|(_, r)| self.route(n, r) != 0.0);
-            if self.form.is_empty(n) || !(recorded || dw.is_some() && trains()) {
-                continue;
-            }
-            if let (false, Some(weight), Some(dw)) = (recorded, self.uniform(n, at), &mut dw) {
-                let panel = &mut scratch.panel;
-                self.form.form(n, at, dw.rb_mut(), Write::Add, weight, panel);
+            if self.form.is_empty(n) {
                 continue;
             }
             let out = view_mut(values, rows, columns, stride);
-            self.form.form(n, at, out, Write::Replace, 1.0, &mut scratch.panel);
+            self.form.form(n, at, out, &mut scratch.panel);
             let sketch = &mut sketches[n * kept..(n + 1) * kept];
             let dw = dw.as_mut().map(|dw| dw.rb_mut());
             norms[n] += self.flush(n, at, values, dw, sketch, scratch);

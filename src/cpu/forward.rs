@@ -61,7 +61,7 @@ impl Cpu {
         let threads = &linear.threads;
         let (channels, inputs) = (problem.channels_per_group(), shape.inputs());
         let image = conv.image.grown(x.len());
-        channels_last(x, [spec.samples * spec.groups, channels, pixels], |_| true, image);
+        channels_last(x, [spec.samples * spec.groups, channels, pixels], image);
         // One block for each group: the weight as a matrix, channels last.
         let weight = Blocks::new(problem, usize::MAX).arrange(weight, &mut conv.weight);
         let bias = bias.map(|bias| widened(bias, &mut wide.weight));

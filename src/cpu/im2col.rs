@@ -51,11 +51,10 @@ pub(crate) fn transpose<A: Copy, B>(
 }
 
 /// `out [images, pixels, channels]` from `x [images, channels, pixels]`, an image being one
-/// channel group of one sample; images not taken are left out.
+/// channel group of one sample.
 pub(crate) fn channels_last<T: Element>(
     x: &[T],
     [images, channels, pixels]: [usize; 3],
-    taken: impl Fn(usize) -> bool + Sync,
     out: &mut [f32],
 ) {
     let parts = pixels.div_ceil(PIXELS);
@@ -65,7 +64,7 @@ pub(crate) fn channels_last<T: Element>(
     };
     for_blocks(out, 0..images * parts, &bound, &|k, out| {
         let image = k / parts;
-        if channels == 0 || !taken(image) {
+        if channels == 0 {
             return;
         }
         let from = &x[image * channels * pixels + k % parts * PIXELS..];

@@ -39,7 +39,11 @@ pub(crate) fn two_categories(shape: GradientShape) -> LayerRouting {
 }
 
 /// Runs `test` with every combination of routing and sketch.
-pub(crate) fn for_all_options(shape: GradientShape, samples: usize, test: impl Fn(&Options)) {
+pub(crate) fn for_all_options(
+    shape: GradientShape,
+    samples: usize,
+    mut test: impl FnMut(&Options),
+) {
     let layer = two_categories(shape);
     let categories: Vec<u32> = (0..samples).map(|n| (n % 2) as u32).collect();
     let gates: Vec<f32> = (0..samples).map(|n| [1.0, 0.5, 0.0][n % 3]).collect();
