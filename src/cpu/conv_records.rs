@@ -175,6 +175,9 @@ fn write_weight<T: Element>(
         if taps == 1 {
             return column::write_to(dw, row, accumulate);
         }
+        if !accumulate {
+            return transpose(row, [taps, channels], channels, dw, taps, T::from_f32);
+        }
         let mut own = threads.own();
         let turned = own.tile.grown(inputs);
         transpose(row, [taps, channels], channels, turned, taps, |value| value);

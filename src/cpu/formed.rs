@@ -222,7 +222,7 @@ impl<F: Form> Walk<'_, F> {
     fn tile(
         &self,
         at: &Rect,
-        mut dw: Option<MatMut<f32>>,
+        dw: Option<MatMut<f32>>,
         norms: &mut [f64],
         sketches: &mut [f32],
         scratch: &mut Scratch,
@@ -234,9 +234,7 @@ impl<F: Form> Walk<'_, F> {
         let values = tile.grown(rows.next_multiple_of(EDGE) * stride);
         // The padding stays 0 while the samples pass through.
         values.fill(0.0);
-        if let (Write::Replace, Some(dw)) = (job.write, &mut dw) {
-            dw.fill(0.0);
-        }
+        let mut total = dw.map(|dw| Total { dw, write: job.write });
         if job.count
             && let Some(sketch) = job.options.sketch
         {
@@ -251,8 +249,10 @@ impl<F: Form> Walk<'_, F> {
             let out = view_mut(values, rows, columns, stride);
             self.form.form(n, at, out, &mut scratch.panel);
             let sketch = &mut sketches[n * kept..(n + 1) * kept];
-            let dw = dw.as_mut().map(|dw| dw.rb_mut());
-            norms[n] += self.flush(n, at, values, dw, sketch, scratch);
+            norms[n] += self.flush(n, at, values, total.as_mut(), sketch, scratch);
+        }
+        if let Some(total) = &mut total {
+            total.begin();
         }
         scratch.tile = tile;
     }
@@ -267,7 +267,7 @@ impl<F: Form> Walk<'_, F> {
         n: usize,
         at: &Rect,
         tile: &mut [f32],
-        mut dw: Option<MatMut<f32>>,
+        mut total: Option<&mut Total>,
         sketch: &mut [f32],
         scratch: &mut Scratch,
     ) -> f64 {
@@ -302,16 +302,16 @@ impl<F: Form> Walk<'_, F> {
                     flush::count_and_square(band, hashes, &mut scratch.buckets)
                 }
             };
-            if let (Some(weight), Some(dw)) = (uniform, &mut dw)
+            if let (Some(weight), Some(total)) = (uniform, &mut total)
                 && weight != 0.0
             {
-                for (r, row) in (b * EDGE..dw.nrows()).zip(band.chunks_exact(stride)) {
-                    flush::add_scaled(row_mut(dw, r, 0..at.inputs.len()), weight, row);
-                }
+                total.add_band(b * EDGE, weight, band);
             }
         }
-        if let (None, Some(dw)) = (uniform, &mut dw) {
-            self.add_pieces(n, at, tile, dw);
+        match (uniform, total) {
+            (None, Some(total)) => self.add_pieces(n, at, tile, total),
+            (Some(weight), Some(total)) if weight != 0.0 => total.write = Write::Add,
+            _ => {}
         }
         let scale = job.options.sample_scale * routed;
         if counts {
@@ -349,7 +349,8 @@ impl<F: Form> Walk<'_, F> {
     }
 
     /// Adds each piece of the tile with its own weight.
-    fn add_pieces(&self, n: usize, at: &Rect, tile: &[f32], dw: &mut MatMut<f32>) {
+    fn add_pieces(&self, n: usize, at: &Rect, tile: &[f32], total: &mut Total) {
+        total.begin();
         let stride = at.inputs.len().next_multiple_of(EDGE);
         for (piece, region) in pieces(at, self.job.shape, self.job.options) {
             let weight = self.route(n, region);
@@ -361,7 +362,35 @@ impl<F: Form> Walk<'_, F> {
             for o in piece.outputs {
                 let r = o - at.outputs.start;
                 let row = &tile[r * stride + first..r * stride + last];
-                flush::add_scaled(row_mut(dw, r, first..last), weight, row);
+                flush::add_scaled(row_mut(&mut total.dw, r, first..last), weight, row);
+            }
+        }
+    }
+}
+
+/// A tile's part of `dw`.
+struct Total<'a> {
+    dw: MatMut<'a, f32>,
+    /// Whether what is there counts.
+    write: Write,
+}
+
+impl Total<'_> {
+    /// Makes what is there count: zeros, if nothing did so far.
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.write, Write::Add) == Write::Replace {
+            self.dw.fill(0.0);
+        }
+    }
+
+    /// `(+)= weight · band` for the rows from `first` on.
+    fn add_band(&mut self, first: usize, weight: f32, band: &[f32]) {
+        let (columns, stride) = (self.dw.ncols(), band.len() / EDGE);
+        for (r, row) in (first..self.dw.nrows()).zip(band.chunks_exact(stride)) {
+            let out = row_mut(&mut self.dw, r, 0..columns);
+            match self.write {
+                Write::Replace => out.iter_mut().zip(row).for_each(|(out, g)| *out = weight * g),
+                Write::Add => flush::add_scaled(out, weight, row),
             }
         }
     }
