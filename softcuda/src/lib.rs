@@ -1,4 +1,15 @@
-//! A CUDA driver that will execute PTX on the CPU, to test kernels without a GPU. So far it reads PTX:
-//! see [`ptx`].
+//! A CUDA driver that executes PTX on the CPU, to test kernels without a GPU.
 
+pub mod alu;
+pub mod bulk;
+pub mod collective;
+pub mod counters;
+pub mod fault;
+pub mod ir;
+pub mod lower;
+pub mod machine;
+pub mod matrix;
+pub mod memory;
+mod pressure;
 pub mod ptx;
+pub mod registers;
