@@ -1,24 +1,152 @@
-//! Operations of a warp's lanes together, and barriers.
+//! Operations of a warp's lanes together (shuffle, vote, match, reduce) and barriers.
+//!
+//! Source: PTX ISA, sections 9.7.9 (`shfl`), 9.7.13 (parallel synchronization).
+
+mod barrier;
+mod lower;
+mod warp;
 
 use crate::counters::Class;
-use crate::ir::Mask;
-use crate::lower::{Lowered, Lowerer};
-use crate::machine::{Context, Executed, Flow};
-use crate::ptx::ast::Instruction;
+use crate::ir::{Mask, PredSrc, Reg, Src};
+use crate::machine::{Context, Executed};
+
+pub use lower::lower;
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Collective {}
+pub enum Collective {
+    Shuffle(Shuffle),
+    Vote {
+        kind: Vote,
+        dst: Reg,
+        value: PredSrc,
+        member: Src,
+    },
+    Match {
+        all: bool,
+        dst: Reg,
+        /// Slot of the predicate `match.all` also gives.
+        found: Option<Reg>,
+        value: Src,
+        member: Src,
+    },
+    Reduce {
+        kind: Reduce,
+        dst: Reg,
+        value: Src,
+        member: Src,
+    },
+    ActiveMask {
+        dst: Reg,
+    },
+    Elect {
+        dst: Reg,
+        elected: Reg,
+        member: Src,
+    },
+    WarpSync {
+        member: Src,
+    },
+    Barrier(Barrier),
+    ClusterArrive {
+        aligned: bool,
+        /// `.relaxed` orders nothing.
+        release: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shuffle {
+    pub mode: ShuffleMode,
+    pub dst: Reg,
+    /// Predicate: was the source lane in range?
+    pub found: Option<Reg>,
+    pub value: Src,
+    /// Lane or offset.
+    pub lane: Src,
+    /// Clamp in bits 0–4, segment mask in bits 8–12.
+    pub clamp: Src,
+    pub member: Src,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShuffleMode {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vote {
+    All,
+    Any,
+    Uniform,
+    Ballot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    Add,
+    MinUnsigned,
+    MaxUnsigned,
+    MinSigned,
+    MaxSigned,
+    And,
+    Or,
+    Xor,
+    /// Of f32: absolute values or not, NaN wins or loses.
+    MinFloat {
+        absolute: bool,
+        nan: bool,
+    },
+    MaxFloat {
+        absolute: bool,
+        nan: bool,
+    },
+}
+
+/// `bar`, `barrier`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Barrier {
+    pub id: Src,
+    pub threads: Option<Src>,
+    /// All threads of the warp execute it together.
+    pub aligned: bool,
+    pub kind: BarrierKind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum BarrierKind {
+    Sync,
+    Arrive,
+    Count { dst: Reg, value: PredSrc },
+    All { dst: Reg, value: PredSrc },
+    Any { dst: Reg, value: PredSrc },
+}
 
 impl Collective {
     pub fn class(&self) -> Class {
-        Class::Warp
+        match self {
+            Self::WarpSync { .. }
+            | Self::Barrier(_)
+            | Self::ClusterArrive { .. }
+            | Self::ClusterWait { .. } => Class::Barrier,
+            _ => Class::Warp,
+        }
     }
 }
 
-pub fn lower<'a>(_: &mut Lowerer<'a>, _: &'a Instruction<'a>) -> Lowered<Option<Collective>> {
-    Ok(None)
-}
-
-pub fn execute(_: &Collective, _: &mut Context<'_>, _: Mask) -> Executed {
-    Ok(Flow::Next)
+pub fn execute(op: &Collective, context: &mut Context<'_>, mask: Mask) -> Executed {
+    match op {
+        Collective::WarpSync { member } => barrier::warp_sync(*member, context, mask),
+        Collective::Barrier(op) => barrier::block(op, context, mask),
+        Collective::ClusterArrive { aligned, release } => {
+            barrier::cluster_arrive(*aligned, *release, context, mask)
+        }
+        Collective::ClusterWait { aligned } => barrier::cluster_wait(*aligned, context, mask),
+        other => warp::execute(other, context, mask),
+    }
 }

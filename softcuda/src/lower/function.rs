@@ -7,6 +7,7 @@ use super::{Lowered, Symbols, align, bank_of, function_address, function_named, 
 use crate::ir::{
     Addr, Control, FunctionCode, Inst, Kernel, Op, PredSrc, Reg, Space, Special, Src, Ty,
 };
+use crate::pressure::{Uses, estimate};
 use crate::ptx::PtxError;
 use crate::ptx::ast::{Function, Instruction, Item, Module, Operand, Variable};
 
@@ -26,6 +27,10 @@ pub struct Lowerer<'a> {
     shared_align: u64,
     shared_names: HashMap<&'a str, u32>,
     code: Vec<Inst>,
+    /// Of every instruction in `code`.
+    uses: Vec<Uses>,
+    /// Of the instruction being lowered.
+    touched: Uses,
     sources: Vec<(String, u32)>,
     source_index: HashMap<(u32, u32), u32>,
     source: u32,
@@ -51,6 +56,8 @@ impl<'a> Lowerer<'a> {
             shared_align: 16,
             shared_names: HashMap::new(),
             code: Vec::new(),
+            uses: Vec::new(),
+            touched: Uses::default(),
             sources: vec![(String::new(), 0)],
             source_index: HashMap::new(),
             source: 0,
@@ -73,7 +80,7 @@ impl<'a> Lowerer<'a> {
         let first = |name: &str| number(name).and_then(|numbers| numbers.first().copied());
         let max_registers = first("maxnreg");
         let frames: u64 = functions.iter().map(|f: &FunctionCode| u64::from(f.frame)).sum();
-        let registers = crate::pressure::estimate(&this.code);
+        let registers = estimate(&this.code, &this.uses, this.slots);
         Ok(Kernel {
             name: entry.name.to_owned(),
             slots: this.slots,
@@ -172,6 +179,7 @@ impl<'a> Lowerer<'a> {
     }
 
     fn push(&mut self, guard: Option<PredSrc>, op: Op) {
+        self.uses.push(std::mem::take(&mut self.touched));
         self.code.push(Inst { guard, op, line: self.line, source: self.source });
     }
 
@@ -375,6 +383,7 @@ impl<'a> Lowerer<'a> {
                     if !right {
                         return self.error(format!("{name} does not fit type {ty:?}"));
                     }
+                    self.touched.writes.push(reg);
                     Ok(reg)
                 }
                 _ => self.error(format!("{name} is not a register")),
@@ -410,7 +419,10 @@ impl<'a> Lowerer<'a> {
     fn named(&mut self, name: &str, offset: i64) -> Lowered<Src> {
         let plus = |base: u64| base.wrapping_add(offset as u64);
         Ok(match self.find(name) {
-            Some(Binding::Register(reg, _)) if offset == 0 => Src::Reg(reg),
+            Some(Binding::Register(reg, _)) if offset == 0 => {
+                self.touched.reads.push(reg);
+                Src::Reg(reg)
+            }
             Some(Binding::Frame(base)) => Src::Frame(plus(u64::from(base)) as u32),
             Some(Binding::Parameter(base)) => Src::Imm(plus(u64::from(base))),
             Some(Binding::Shared(DYNAMIC_SHARED)) => return self.dynamic_shared(offset),
@@ -526,11 +538,11 @@ impl<'a> Lowerer<'a> {
 const DYNAMIC_SHARED: u32 = u32::MAX;
 
 fn target_number(module: &Module<'_>) -> u32 {
-    let digits = |target: &&str| {
+    let digits = |target: &&str| -> Option<u32> {
         let number = target.strip_prefix("sm_")?;
         number.trim_end_matches(|c: char| c.is_ascii_alphabetic()).parse().ok()
     };
-    module.targets.iter().find_map(|target| digits(target)).unwrap_or(0)
+    module.targets.iter().find_map(digits).unwrap_or(0)
 }
 
 fn family<'a>(lowerer: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<Op>> {

@@ -31,7 +31,8 @@ pub struct Barrier {
 #[derive(Debug, Clone, Default)]
 pub struct Completed {
     pub votes: u32,
-    pub threads: u32,
+    /// Lanes that arrived.
+    pub voters: u32,
     pub clock: Clock,
 }
 
@@ -107,10 +108,11 @@ impl Barriers {
             barrier.phase += 1;
             barrier.result = Completed {
                 votes: std::mem::take(&mut barrier.votes),
-                threads: std::mem::take(&mut barrier.threads),
+                voters: barrier.arrived.iter().map(|lanes| lanes.count_ones()).sum(),
                 clock: std::mem::take(&mut barrier.gathered),
             };
             barrier.arrived.fill(0);
+            barrier.threads = 0;
             barrier.expected = None;
         }
         done

@@ -4,11 +4,11 @@ use super::barrier::{Barriers, ClusterBarrier};
 use super::context::{BlockState, Cluster, Launch, WarpState, Why};
 use super::schedule::Schedule;
 use super::warp::{Machine, Turn, Warp};
-use crate::bulk::{BlockAsync, WarpAsync};
+use crate::bulk::BlockAsync;
 use crate::counters::Counters;
 use crate::fault::{Check, Fault, Line, OtherParty, Party, Report};
 use crate::ir::{Kernel, LANES, Mask};
-use crate::memory::{Local, Order, Shared};
+use crate::memory::{Order, Shared};
 use crate::registers::{Place, Registers};
 
 /// The blocks of a cluster with all their warps.
@@ -172,31 +172,26 @@ fn warp_state(
         std::array::from_fn(|lane| coordinates(u64::from(first) + lane as u64, launch.block)[axis])
     };
     let threads = (launch.threads() - first).min(LANES as u32);
-    WarpState {
-        regs: Registers::new(kernel.slots),
-        place: Place {
-            tid: [tid(0), tid(1), tid(2)],
-            block_dim: launch.block,
-            block,
-            grid: launch.grid,
-            warp,
-            warps: launch.warps(),
-            linear_block,
-            cluster_dim: launch.cluster,
-            cluster_rank: rank,
-            explicit_cluster: launch.cluster != [1; 3],
-            launch: launch.number,
-            static_shared: kernel.shared_bytes,
-            dynamic_shared: launch.dynamic_shared,
-            multiprocessors: launch.multiprocessors,
-            clock: 0,
-            frame: 0,
-        },
-        local: Local::default(),
-        asyncs: WarpAsync::default(),
-        alive: Mask::MAX >> (LANES as u32 - threads),
-        polls: 0,
-    }
+    let place = Place {
+        tid: [tid(0), tid(1), tid(2)],
+        block_dim: launch.block,
+        block,
+        grid: launch.grid,
+        warp,
+        warps: launch.warps(),
+        linear_block,
+        cluster_dim: launch.cluster,
+        cluster_rank: rank,
+        explicit_cluster: launch.cluster != [1; 3],
+        launch: launch.number,
+        static_shared: kernel.shared_bytes,
+        dynamic_shared: launch.dynamic_shared,
+        multiprocessors: launch.multiprocessors,
+        clock: 0,
+        frame: 0,
+    };
+    let alive = Mask::MAX >> (LANES as u32 - threads);
+    WarpState::new(Registers::new(kernel.slots), place, alive)
 }
 
 /// `[x, y, z]` of a linear index, x fastest.

@@ -58,6 +58,43 @@ pub struct WarpState {
     /// Reads that may have been waiting for another thread: failed `try_wait`, volatile or acquiring
     /// loads, compare-and-swaps that changed nothing. A launch whose warps only poll is deadlocked.
     pub polls: u64,
+    /// Meetings of lanes at `bar.warp.sync`, by member mask.
+    meetings: Vec<(Mask, Meeting)>,
+    /// Set when lanes of the warp that wait may now go on.
+    pub wake: bool,
+}
+
+/// Lanes that meet at `bar.warp.sync` coming from different places.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Meeting {
+    pub arrived: Mask,
+    /// How often all have met.
+    pub phase: u64,
+}
+
+impl WarpState {
+    pub fn new(regs: Registers, place: Place, alive: Mask) -> Self {
+        Self {
+            regs,
+            place,
+            local: Local::default(),
+            asyncs: WarpAsync::default(),
+            alive,
+            polls: 0,
+            meetings: Vec::new(),
+            wake: false,
+        }
+    }
+
+    /// The meeting of a member mask.
+    pub fn meeting(&mut self, member: Mask) -> &mut Meeting {
+        let known = self.meetings.iter().position(|(mask, _)| *mask == member);
+        let index = known.unwrap_or_else(|| {
+            self.meetings.push((member, Meeting::default()));
+            self.meetings.len() - 1
+        });
+        &mut self.meetings[index].1
+    }
 }
 
 /// State of a block.

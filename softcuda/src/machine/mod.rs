@@ -10,6 +10,6 @@ mod schedule;
 mod warp;
 
 pub use barrier::{Arrival, Barriers, ClusterBarrier, Completed, NAMED};
-pub use context::{BlockState, Cluster, Context, Executed, Flow, Launch, WarpState, Why};
+pub use context::{BlockState, Cluster, Context, Executed, Flow, Launch, Meeting, WarpState, Why};
 pub use grid::{Settings, run};
 pub use schedule::Schedule;

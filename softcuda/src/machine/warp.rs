@@ -150,6 +150,9 @@ impl Warp {
                 self.state.place.clock += 1;
                 split.token = None;
                 split.pc += 1;
+                if std::mem::take(&mut self.state.wake) {
+                    self.splits.iter_mut().for_each(|split| split.waiting = None);
+                }
                 Ok(false)
             }
             Flow::Wait(why) => {
