@@ -9,19 +9,24 @@ use softcuda::machine::{Launch, Schedule, Settings, run};
 use softcuda::memory::Device;
 use softcuda::ptx;
 
-/// A kernel with a device of its own.
+pub mod nvcc;
+
+/// A module with a device of its own, and the kernel that `launch` runs.
 pub struct Program {
-    pub kernel: Kernel,
+    pub kernels: Vec<Kernel>,
+    pub current: usize,
     pub device: Device,
     pub settings: Settings,
 }
 
 /// An argument of a launch.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Arg {
     U32(u32),
     F32(f32),
     U64(u64),
+    I32(i32),
+    Bytes(Vec<u8>),
 }
 
 impl Program {
@@ -29,9 +34,19 @@ impl Program {
     pub fn module(text: &str) -> Self {
         let module = ptx::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let lowered = kernels(&module, &Symbols::new());
-        let kernel = lowered.unwrap_or_else(|error| panic!("{error}\n{text}")).remove(0);
+        let kernels = lowered.unwrap_or_else(|error| panic!("{error}"));
         let settings = Settings { threads: 1, ..Settings::default() };
-        Self { kernel, device: Device::new(1 << 30), settings }
+        Self { kernels, current: 0, device: Device::new(1 << 30), settings }
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernels[self.current]
+    }
+
+    /// Makes the kernel whose name contains `part` the one to launch.
+    pub fn select(&mut self, part: &str) {
+        let found = self.kernels.iter().position(|kernel| kernel.name.contains(part));
+        self.current = found.unwrap_or_else(|| panic!("no kernel {part}"));
     }
 
     /// A kernel with up to four 64-bit parameters `a`, `b`, `c`, `d` and a body of instructions, which
@@ -62,6 +77,10 @@ impl Program {
     }
 
     pub fn u32s(&self, values: &[u32]) -> u64 {
+        self.bytes(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub fn i32s(&self, values: &[i32]) -> u64 {
         self.bytes(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
     }
 
@@ -111,18 +130,21 @@ impl Program {
         dynamic_shared: u32,
         args: &[Arg],
     ) -> Result<Counters, Box<Report>> {
-        let mut parameters = vec![0; self.kernel.parameter_bytes as usize];
-        for (arg, &(offset, bytes)) in args.iter().zip(&self.kernel.parameters) {
-            let value = match *arg {
-                Arg::U32(value) => u64::from(value),
-                Arg::F32(value) => u64::from(value.to_bits()),
-                Arg::U64(value) => value,
+        let kernel = self.kernel();
+        let mut parameters = vec![0; kernel.parameter_bytes as usize];
+        for (arg, &(offset, bytes)) in args.iter().zip(&kernel.parameters) {
+            let value = match arg {
+                Arg::U32(value) => value.to_le_bytes().to_vec(),
+                Arg::I32(value) => value.to_le_bytes().to_vec(),
+                Arg::F32(value) => value.to_le_bytes().to_vec(),
+                Arg::U64(value) => value.to_le_bytes().to_vec(),
+                Arg::Bytes(bytes) => bytes.clone(),
             };
-            let place = &mut parameters[offset as usize..][..bytes as usize];
-            place.copy_from_slice(&value.to_le_bytes()[..bytes as usize]);
+            assert_eq!(value.len(), bytes as usize, "parameter at {offset}");
+            parameters[offset as usize..][..bytes as usize].copy_from_slice(&value);
         }
         let launch = Launch {
-            kernel: &self.kernel,
+            kernel,
             device: &self.device,
             parameters: &parameters,
             grid,
