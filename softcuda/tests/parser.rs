@@ -66,18 +66,19 @@ fn operands_in_all_their_forms() {
 #[test]
 fn scopes_labels_and_places() {
     let text = body(
-        ".reg .b32 %r<10>;\n.loc 1 7 3, function_name $L__info, inlined_at 1 2 3\n@!%p1 bra L;
+        ".reg .b32 %r<10>;\n.loc 1 7 3, function_name $L__info, inlined_at 1 2 3\nadd.u32 %r1, %r1, 1;\n@!%p1 bra L;
          { .reg .pred p; L: bra.uni L; }\nt: .branchtargets a, b;\n$L: ret;",
     );
     let module = parse(&text).unwrap();
     let items = module.functions[0].body.as_ref().unwrap();
     assert!(matches!(items[0], Item::Register { name: "%r", count: Some(10), .. }));
     assert!(matches!(items[1], Item::Location { file: 1, line: 7 }));
-    let Item::Instruction(branch) = &items[2] else { panic!("a branch") };
-    assert_eq!((branch.guard, branch.line), (Some(("%p1", true)), 8));
+    assert!(matches!(&items[2], Item::Instruction(add) if add.parts == ["add", "u32"]));
+    let Item::Instruction(branch) = &items[3] else { panic!("a branch") };
+    assert_eq!((branch.guard, branch.line), (Some(("%p1", true)), 9));
     assert_eq!(branch.operands, [Operand::Name("L")]);
-    assert!(matches!(&items[3], Item::Scope(inner) if inner.len() == 3));
-    assert!(matches!(&items[4], Item::Targets { targets, .. } if *targets == ["a", "b"]));
+    assert!(matches!(&items[4], Item::Scope(inner) if inner.len() == 3));
+    assert!(matches!(&items[5], Item::Targets { targets, .. } if *targets == ["a", "b"]));
 }
 
 #[test]

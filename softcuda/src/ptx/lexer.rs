@@ -77,7 +77,11 @@ impl<'a> Lexer<'a> {
             b'"' => self.string()?,
             b'.' if word_byte(self.byte(1)) => {
                 self.at += 1;
-                Token::Directive(self.word())
+                let start = self.at;
+                while word_byte(self.byte(0)) {
+                    self.at += 1;
+                }
+                Token::Directive(&self.text[start..self.at])
             }
             _ if word_byte(byte) => Token::Word(self.word()),
             0..=127 => {

@@ -173,8 +173,19 @@ impl<'a> Parser<'a> {
         let place = (self.small()?, self.small()?);
         self.small()?;
         while self.accept(b',')? {
-            while matches!(self.token, Token::Word(_) | Token::Int(_) | Token::Punct(b'+')) {
-                self.advance()?;
+            match self.word()? {
+                "function_name" => {
+                    self.word()?;
+                    if self.accept(b'+')? {
+                        self.small()?;
+                    }
+                }
+                "inlined_at" => {
+                    for _ in 0..3 {
+                        self.small()?;
+                    }
+                }
+                other => return self.error(&format!("unknown part {other} of .loc")),
             }
         }
         Ok(place)
