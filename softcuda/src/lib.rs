@@ -3,6 +3,7 @@
 pub mod alu;
 pub mod bulk;
 pub mod collective;
+pub mod container;
 pub mod counters;
 pub mod fault;
 pub mod ir;
@@ -10,6 +11,8 @@ pub mod lower;
 pub mod machine;
 pub mod matrix;
 pub mod memory;
+pub mod module;
 mod pressure;
 pub mod ptx;
 pub mod registers;
+pub mod tensor_map;

@@ -48,7 +48,7 @@ impl<'a> Lowerer<'a> {
             module,
             symbols,
             scopes: Vec::new(),
-            reached: vec![entry],
+            reached: std::iter::once(entry).chain(super::addressed(module)).collect(),
             labels: Vec::new(),
             slots: [0; 3],
             frame: 0,

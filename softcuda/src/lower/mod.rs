@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::ir::{FUNCTION_WINDOW, Kernel, Reg, Src, Ty};
 use crate::ptx::PtxError;
-use crate::ptx::ast::{Function, Instruction, Module, Operand, Variable};
+use crate::ptx::ast::{Function, Init, Instruction, Module, Operand, Variable};
 
 pub use function::Lowerer;
 
@@ -27,6 +27,22 @@ pub type Symbols<'a> = HashMap<&'a str, u64>;
 pub fn kernels<'a>(module: &'a Module<'a>, symbols: &Symbols<'a>) -> Lowered<Vec<Kernel>> {
     let entries = module.functions.iter().filter(|f| f.entry && f.body.is_some());
     entries.map(|entry| Lowerer::kernel(module, symbols, entry)).collect()
+}
+
+/// Functions whose addresses stand in initial values of variables. They get the indices from 1 up in
+/// every kernel, so that the addresses mean the same in all.
+pub fn addressed<'a>(module: &'a Module<'a>) -> Vec<&'a Function<'a>> {
+    let mut functions: Vec<&Function<'a>> = Vec::new();
+    for init in module.variables.iter().flat_map(|variable| &variable.init) {
+        let Init::Address { name, .. } = init else { continue };
+        let function = function_named(module, name).filter(|f| !f.entry);
+        if let Some(function) = function
+            && functions.iter().all(|known| known.name != function.name)
+        {
+            functions.push(function);
+        }
+    }
+    functions
 }
 
 /// Rounds up to a multiple of a power of two.
