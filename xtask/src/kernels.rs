@@ -9,9 +9,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::shell;
+use toolkit::Compiler;
+
+#[allow(dead_code)] // the build script uses the rest
+#[path = "../../build/toolkit.rs"]
+mod toolkit;
 
 /// The one version of all of NVIDIA's packages. A driver must know PTX of this version only where
 /// the kernels have no machine code for its device.
@@ -30,21 +35,47 @@ const LIBCLANG: &str = "libclang==18.1.1";
 
 /// Fetches the compiler and builds the crate, and with it the kernels.
 pub fn build() -> Result<()> {
+    fetch()?;
+    // The build script cannot watch a folder that was not there: make it run again.
+    let script = File::options().append(true).open(shell::root().join("build.rs"))?;
+    script.set_modified(SystemTime::now())?;
+    shell::run(shell::cargo().args(["build", "--release", "--all-targets"]))
+}
+
+/// Fetches the compiler, if it is not there yet.
+pub fn fetch() -> Result<()> {
     let environment = environment();
+    let complete = environment.join("complete");
+    let wanted: Vec<String> =
+        PACKAGES.iter().map(|package| format!("{package}=={VERSION}")).collect();
+    let stamp = format!("{} {LIBCLANG}", wanted.join(" "));
+    if std::fs::read_to_string(&complete).is_ok_and(|found| found == stamp) {
+        return Ok(());
+    }
     if !environment.join("bin/pip").exists() {
         shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
             .context("the compiler comes as Python packages: Python 3 with venv is needed")?;
     }
-    let wanted = PACKAGES.map(|package| format!("{package}=={VERSION}"));
     shell::run(
         Command::new(environment.join("bin/pip"))
             .args(["install", "--quiet", "--disable-pip-version-check", LIBCLANG])
             .args(wanted),
     )?;
-    // The build script cannot watch a folder that was not there: make it run again.
-    let script = File::options().append(true).open(shell::root().join("build.rs"))?;
-    script.set_modified(SystemTime::now())?;
-    shell::run(shell::cargo().args(["build", "--release", "--all-targets"]))
+    Ok(std::fs::write(complete, stamp)?)
+}
+
+/// The compiler: the user's own, or the fetched one; `None` if kernels are not wanted (`NVCC=off`).
+pub fn compiler() -> Result<Option<PathBuf>> {
+    let find = || toolkit::find(&|name| std::env::var_os(name), &shell::root());
+    match find() {
+        Compiler::Refused => return Ok(None),
+        Compiler::Found(nvcc) => return Ok(Some(nvcc)),
+        Compiler::Missing => fetch()?,
+    }
+    match find() {
+        Compiler::Found(nvcc) => Ok(Some(nvcc)),
+        _ => bail!("the fetched packages hold no nvcc"),
+    }
 }
 
 /// The folder of the fetched libclang, if it was fetched.

@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask <command>`.
 
+mod candle_kernels;
 mod data;
 mod evaluate;
 mod kernels;
@@ -16,6 +17,9 @@ enum Task {
     Test,
     /// Fetch the CUDA compiler into .tools/ and build the kernels with it.
     Kernels,
+    /// Fetch the sources of candle's CUDA kernels into .tools/ and compile them to PTX, for
+    /// softcuda's tests.
+    CandleKernels,
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
     /// Measure a claim over several seeds and write table and picture to benches/record/.
@@ -27,6 +31,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Test => test::run(),
         Task::Kernels => kernels::build(),
+        Task::CandleKernels => candle_kernels::compile(),
         Task::Data => data::render(),
         Task::Evaluate(evaluation) => evaluation.run(),
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{kernels, shell};
+use crate::{candle_kernels, kernels, shell};
 
 /// One step: its name, cargo's arguments, and an environment variable it needs.
 struct Step {
@@ -48,7 +48,10 @@ pub fn run() -> Result<()> {
     if quick.exists() {
         std::fs::remove_dir_all(&quick)?;
     }
-    let mut times: Vec<(&str, Duration)> = Vec::new();
+    let start = Instant::now();
+    // Kernels are tested too: they need the compiler before anything is built.
+    candle_kernels::compile().context("the CUDA compiler, and candle's kernels with it")?;
+    let mut times: Vec<(&str, Duration)> = vec![("compiler", start.elapsed())];
     let mut outcome = Ok(());
     for step in STEPS {
         eprintln!("\n── {}: cargo {}", step.name, step.arguments.join(" "));
