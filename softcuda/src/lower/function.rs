@@ -22,6 +22,7 @@ pub struct Lowerer<'a> {
     labels: Vec<Option<u32>>,
     /// Slots in use: predicates, 32 bits, 64 bits.
     slots: [u32; 3],
+    carry: Option<u32>,
     frame: u64,
     shared: u64,
     shared_align: u64,
@@ -51,6 +52,7 @@ impl<'a> Lowerer<'a> {
             reached: std::iter::once(entry).chain(super::addressed(module)).collect(),
             labels: Vec::new(),
             slots: [0; 3],
+            carry: None,
             frame: 0,
             shared: 0,
             shared_align: 16,
@@ -390,6 +392,16 @@ impl<'a> Lowerer<'a> {
             },
             _ => self.error("expected a register to write"),
         }
+    }
+
+    /// The predicate slot that stands for the carry flag of extended-precision arithmetic.
+    pub fn carry_flag(&mut self) -> Lowered<u32> {
+        if let Some(slot) = self.carry {
+            return Ok(slot);
+        }
+        let Reg::P(slot) = self.allocate(Ty::Pred, 1)? else { unreachable!("a predicate") };
+        self.carry = Some(slot);
+        Ok(slot)
     }
 
     /// A source operand read as `ty`: a register (a wider one is cut), an immediate, a special register,
