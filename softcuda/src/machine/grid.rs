@@ -37,7 +37,9 @@ const PATIENCE: u32 = 64;
 /// The first fault, by block index where blocks ran side by side.
 pub fn run(launch: &Launch<'_>, settings: &Settings) -> Result<Counters, Box<Report>> {
     let clusters = launch.blocks() / u64::from(launch.blocks_of_cluster());
-    if launch.cooperative || launch.kernel.talks() {
+    let talks = launch.cooperative || launch.kernel.talks();
+    launch.device.begin(launch.number, launch.blocks(), talks);
+    if talks {
         return together(launch, settings, clusters);
     }
     let threads = (settings.threads as u64).clamp(1, clusters.max(1));

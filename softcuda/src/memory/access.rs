@@ -1,9 +1,12 @@
 //! Checked accesses of single lanes: what other families build on.
 
-use super::{Local, page};
-use crate::fault::{Check, Fault};
-use crate::ir::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
-use crate::machine::Context;
+use super::device::{Allocation, View};
+use super::global::Toucher;
+use super::shared::{self, Actor, Refusal};
+use super::{Local, Shared};
+use crate::fault::{Check, Fault, Party};
+use crate::ir::{LANES, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::machine::{Cluster, Context};
 
 /// Shared-memory addresses of the cluster: those below this are the block's own, then follow the
 /// blocks by rank.
@@ -58,10 +61,10 @@ pub fn shared_read(
     addr: u32,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    let Some(block) = ctx.cluster.blocks.get(rank) else { return Err(no_block(rank, lane, addr)) };
-    aligned(u64::from(addr), into.len())
-        .and_then(|()| block.shared.read(addr, into))
-        .map_err(|f| f.lane(lane))
+    let unit = ctx.unit();
+    with_shared(ctx, (unit, rank, lane, addr, false), into.len(), |shared, actor| {
+        shared.read(addr, into, actor)
+    })
 }
 
 pub fn shared_write(
@@ -71,13 +74,11 @@ pub fn shared_write(
     addr: u32,
     bytes: &[u8],
 ) -> Result<(), Fault> {
+    let unit = ctx.unit();
     ctx.cluster.changes += 1;
-    let Some(block) = ctx.cluster.blocks.get_mut(rank) else {
-        return Err(no_block(rank, lane, addr));
-    };
-    aligned(u64::from(addr), bytes.len())
-        .and_then(|()| block.shared.write(addr, bytes))
-        .map_err(|f| f.lane(lane))
+    with_shared(ctx, (unit, rank, lane, addr, false), bytes.len(), |shared, actor| {
+        shared.write(addr, bytes, actor)
+    })
 }
 
 /// Reads as the asynchronous proxy, for `unit`, by an instruction of `lane`.
@@ -85,22 +86,69 @@ pub fn shared_read_async(
     ctx: &mut Context<'_>,
     rank: usize,
     lane: usize,
-    _unit: usize,
+    unit: usize,
     addr: u32,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    shared_read(ctx, rank, lane, addr, into)
+    with_shared(ctx, (unit, rank, lane, addr, false), into.len(), |shared, actor| {
+        shared.read(addr, into, actor)
+    })
 }
 
 pub fn shared_write_async(
     ctx: &mut Context<'_>,
     rank: usize,
     lane: usize,
-    _unit: usize,
+    unit: usize,
     addr: u32,
     bytes: &[u8],
 ) -> Result<(), Fault> {
-    shared_write(ctx, rank, lane, addr, bytes)
+    ctx.cluster.changes += 1;
+    with_shared(ctx, (unit, rank, lane, addr, false), bytes.len(), |shared, actor| {
+        shared.write(addr, bytes, actor)
+    })
+}
+
+/// Does something to the shared memory of a block: unit, rank, lane, address and whether it is strong.
+pub(super) fn with_shared<T>(
+    ctx: &mut Context<'_>,
+    (unit, rank, lane, addr, strong): (usize, usize, usize, u32, bool),
+    bytes: usize,
+    act: impl FnOnce(&mut Shared, &mut Actor<'_>) -> Result<T, Refusal>,
+) -> Result<T, Fault> {
+    aligned(u64::from(addr), bytes).map_err(|fault| fault.lane(lane))?;
+    let (warp, pc) = (ctx.unit(), ctx.pc);
+    let Cluster { blocks, order, .. } = &mut *ctx.cluster;
+    let Some(block) = blocks.get_mut(rank) else { return Err(no_block(rank, lane, addr)) };
+    if unit != warp {
+        order.set_owner(unit, warp);
+    }
+    let mut actor = Actor { order, unit, warp, lane, pc, strong };
+    act(&mut block.shared, &mut actor).map_err(|refusal| refused(ctx, refusal, lane, addr))
+}
+
+#[cold]
+fn refused(ctx: &Context<'_>, refusal: Refusal, lane: usize, addr: u32) -> Fault {
+    let (check, earlier) = match refusal {
+        Refusal::Fault(fault) => return fault.lane(lane),
+        Refusal::Conflict(check, earlier) => (check, earlier),
+    };
+    let warps = ctx.launch.warps() as usize;
+    let warp = ctx.cluster.order.owner(earlier.who as usize);
+    let own = (warp == ctx.unit()).then_some(lane);
+    let (pc, thread) = shared::party_of(earlier.at, own);
+    let what = match check {
+        Check::MissingFence => "written, but no proxy fence makes it visible to this access",
+        _ if own.is_some() => "nothing orders this access after that of another lane of the warp",
+        _ => "nothing orders this access after that of another warp",
+    };
+    let other = Party {
+        pc,
+        block: ctx.cluster.blocks[warp / warps].linear,
+        thread: (warp % warps * LANES + thread) as u32,
+        did: if earlier.wrote { "wrote" } else { "read" },
+    };
+    Fault::new(check, what).lane(lane).address(u64::from(addr)).other(other)
 }
 
 /// Reads global memory as a lane.
@@ -110,21 +158,14 @@ pub fn global_read(
     addr: u64,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    let view = ctx.launch.device.view();
-    let found = view.find(addr).filter(|a| into.len() as u64 <= a.end() - addr);
-    let Some(found) = found else { return Err(outside(&view, lane, addr, into.len())) };
-    aligned(addr, into.len()).map_err(|f| f.lane(lane))?;
+    let mut toucher = Toucher::new(ctx, false);
+    aligned(addr, into.len()).map_err(|fault| fault.lane(lane))?;
+    let view = toucher.device.view();
+    let found = inside(&view, lane, addr, into.len())?;
     let mut rest = into;
     for piece in found.pieces(addr, rest.len() as u64) {
         let (here, after) = rest.split_at_mut(piece.bytes);
-        let known = piece.page.lock();
-        if let Some(byte) = known.uninitialised(piece.offset, piece.bytes) {
-            let what = "reads global memory that nothing has written";
-            let page = addr & !(page::PAGE_BYTES as u64 - 1);
-            let fault = Fault::new(Check::Uninitialised, what).lane(lane);
-            return Err(fault.address(page + byte as u64));
-        }
-        piece.words.read(piece.offset, here);
+        toucher.read(&mut piece.held(&mut piece.page.lock()), piece.offset, lane, here)?;
         rest = after;
     }
     Ok(())
@@ -138,18 +179,27 @@ pub fn global_write(
     bytes: &[u8],
 ) -> Result<(), Fault> {
     ctx.cluster.changes += 1;
-    let view = ctx.launch.device.view();
-    let found = view.find(addr).filter(|a| bytes.len() as u64 <= a.end() - addr);
-    let Some(found) = found else { return Err(outside(&view, lane, addr, bytes.len())) };
-    aligned(addr, bytes.len()).map_err(|f| f.lane(lane))?;
+    let mut toucher = Toucher::new(ctx, false);
+    aligned(addr, bytes.len()).map_err(|fault| fault.lane(lane))?;
+    let view = toucher.device.view();
+    let found = inside(&view, lane, addr, bytes.len())?;
     let mut rest = bytes;
     for piece in found.pieces(addr, bytes.len() as u64) {
         let (here, after) = rest.split_at(piece.bytes);
-        piece.page.lock().initialise(piece.offset, piece.bytes);
-        piece.words.write(piece.offset, here);
+        toucher.write(&mut piece.held(&mut piece.page.lock()), piece.offset, lane, here)?;
         rest = after;
     }
     Ok(())
+}
+
+fn inside<'v>(
+    view: &'v View<'_>,
+    lane: usize,
+    addr: u64,
+    bytes: usize,
+) -> Result<&'v Allocation, Fault> {
+    let found = view.find(addr).filter(|found| bytes as u64 <= found.end() - addr);
+    found.ok_or_else(|| outside(view, lane, addr, bytes))
 }
 
 /// Reads bytes at a generic address as a lane would.
@@ -187,7 +237,7 @@ pub(super) fn parameter(
 }
 
 /// Accesses of 2, 4, 8, 16 or 32 bytes lie at multiples of their size.
-fn aligned(addr: u64, bytes: usize) -> Result<(), Fault> {
+pub(super) fn aligned(addr: u64, bytes: usize) -> Result<(), Fault> {
     if bytes.is_power_of_two() && bytes <= 32 && addr & (bytes as u64 - 1) != 0 {
         let what = format!("an access of {bytes} bytes at no multiple of them");
         return Err(Fault::new(Check::Misaligned, what).address(addr));
@@ -195,7 +245,8 @@ fn aligned(addr: u64, bytes: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-fn outside(view: &super::device::View<'_>, lane: usize, addr: u64, bytes: usize) -> Fault {
+#[cold]
+pub(super) fn outside(view: &View<'_>, lane: usize, addr: u64, bytes: usize) -> Fault {
     let inside = view.find(addr).map(|a| (addr.saturating_sub(a.begin), a.bytes, a.begin));
     let what = match inside {
         Some((offset, of, begin)) => format!(

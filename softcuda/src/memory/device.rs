@@ -4,9 +4,11 @@
 //! lies a wide gap.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard};
 
-use super::page::{PAGE_BYTES, Page, Words};
+use super::global::Held;
+use super::grid::Grid;
+use super::page::{Known, PAGE_BYTES, Page, Words};
 use crate::ir::DEVICE_BASE;
 
 /// Allocations begin at multiples of this and, so that nobody relies on more, at no multiple of twice it.
@@ -39,6 +41,14 @@ pub struct Piece<'a> {
     /// Offset in the page.
     pub offset: usize,
     pub bytes: usize,
+    /// Address of the page.
+    begin: u64,
+}
+
+impl<'a> Piece<'a> {
+    pub fn held(&self, known: &'a mut Known) -> Held<'a> {
+        Held { known, words: self.words, page: self.begin }
+    }
 }
 
 impl Allocation {
@@ -77,7 +87,7 @@ impl Allocation {
                 let (page, words) = self.page(at);
                 let (offset, bytes) = ((at % PAGE) as usize, (next.min(end) - at) as usize);
                 at = next;
-                Piece { page, words, offset, bytes }
+                Piece { page, words, offset, bytes, begin: next - PAGE }
             })
         })
     }
@@ -93,12 +103,22 @@ struct Table {
     used: u64,
 }
 
+/// The launches that ran last, by number.
+#[derive(Debug, Default)]
+struct Launches {
+    begun: u64,
+    grids: BTreeMap<u64, Arc<Grid>>,
+}
+
+/// So many launches may run at once.
+const CONCURRENT: usize = 128;
+
 /// Global memory: every allocation of the device. Shared by all cores, hence `&self`.
 #[derive(Debug, Default)]
 pub struct Device {
     capacity: u64,
     table: RwLock<Table>,
-    pub(super) launch: std::sync::Mutex<Option<Arc<super::grid::Grid>>>,
+    launches: Mutex<Launches>,
 }
 
 /// A host's copy or fill that leaves an allocation.
@@ -113,6 +133,23 @@ impl Device {
     /// A device with so many bytes of memory.
     pub fn new(capacity: u64) -> Self {
         Self { capacity, ..Self::default() }
+    }
+
+    /// Tells that a launch begins, of so many blocks; `talks` if they may order each other.
+    pub fn begin(&self, number: u64, blocks: u64, talks: bool) {
+        let mut launches = self.launches.lock().expect(UNPOISONED);
+        launches.begun += 1;
+        let grid = Grid::new(launches.begun, blocks, talks);
+        launches.grids.insert(number, Arc::new(grid));
+        if launches.grids.len() > CONCURRENT {
+            launches.grids.pop_first();
+        }
+    }
+
+    /// A launch that has begun.
+    pub(super) fn grid(&self, number: u64) -> Arc<Grid> {
+        let launches = self.launches.lock().expect(UNPOISONED);
+        launches.grids.get(&number).expect("launches are begun").clone()
     }
 
     /// The begin of a new allocation, 512-byte aligned; `None` when memory is full or `bytes` is 0.

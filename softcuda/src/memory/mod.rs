@@ -1,49 +1,131 @@
 //! State spaces, loads, stores, atomics and fences, and the checks on them.
+//!
+//! - [`Device`]: global and constant memory. Every access is checked against the exact bounds of an
+//!   allocation, for alignment, for bytes that nothing has written, and for races between blocks.
+//! - [`Shared`]: a block's memory, with races between warps and between lanes of a warp, and
+//!   destinations of unfinished copies. [`Order`] knows what is ordered.
+//! - [`Local`]: a lane's stack.
+//!
+//! Races in global memory are looked for between blocks only: inside a block, two warps that exchange data
+//! through global memory without a barrier are not reported.
 
 mod access;
+mod address;
 mod device;
+mod global;
 mod grid;
 mod local;
+mod lower;
 mod order;
 mod page;
+mod shadow;
 mod shared;
+mod strong;
+mod traffic;
+mod transfer;
 
 use crate::counters::Class;
-use crate::ir::Mask;
-use crate::lower::{Lowered, Lowerer};
+use crate::ir::{Addr, Mask, Space};
 use crate::machine::{Context, Executed, Flow};
-use crate::ptx::ast::Instruction;
 
 pub use access::{
     Located, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read, global_write,
     read_generic, shared_read, shared_read_async, shared_write, shared_write_async,
 };
+pub use address::Address;
 pub use device::{Device, OutsideAllocation};
 pub use local::Local;
+pub use lower::lower;
 pub use order::{Clock, Order};
 pub use shared::Shared;
+pub use traffic::{global as count_global, shared as count_shared};
+pub use transfer::{Load, Store, Target};
 
 /// Local memory of a lane, as on hardware.
 pub const LOCAL_BYTES: u32 = 512 << 10;
 
+/// An instruction on memory or addresses.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Access {}
+pub enum Access {
+    Load(Load),
+    Store(Store),
+    Address(Address),
+    Fence(Scope),
+    /// Says something about caches or about memory that is not modelled: no effect.
+    Hint(Class),
+}
+
+/// A memory operand, and what the access means to other threads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    pub space: Space,
+    pub addr: Addr,
+    pub semantics: Semantics,
+    pub scope: Scope,
+}
+
+/// All but weak accesses are *strong*: they don't race with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Semantics {
+    Weak,
+    /// Also `.volatile` and `.mmio`.
+    Relaxed,
+    Acquire,
+    Release,
+    AcquireRelease,
+}
+
+/// Whose threads an access or fence is for, from narrow to wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    Block,
+    Cluster,
+    Gpu,
+    System,
+}
+
+impl Memory {
+    fn strong(&self) -> bool {
+        self.semantics != Semantics::Weak
+    }
+
+    /// True if its strength reaches other blocks.
+    fn across_blocks(&self) -> bool {
+        self.scope > Scope::Block
+    }
+
+    fn may_be_global(&self) -> bool {
+        matches!(self.space, Space::Global | Space::Generic)
+    }
+}
 
 impl Access {
     pub fn class(&self) -> Class {
-        Class::Load
+        match self {
+            Self::Load(_) => Class::Load,
+            Self::Store(_) => Class::Store,
+            Self::Address(_) => Class::Integer,
+            Self::Fence(_) => Class::Fence,
+            Self::Hint(class) => *class,
+        }
     }
 
     /// True if blocks could talk to each other through it: launches with such an instruction run in a fixed order.
     pub fn talks(&self) -> bool {
-        false
+        match self {
+            Self::Load(load) => load.from.may_be_global() && load.from.strong(),
+            _ => false,
+        }
     }
 }
 
-pub fn lower<'a>(_: &mut Lowerer<'a>, _: &'a Instruction<'a>) -> Lowered<Option<Access>> {
-    Ok(None)
-}
-
-pub fn execute(_: &Access, _: &mut Context<'_>, _: Mask) -> Executed {
+pub fn execute(op: &Access, ctx: &mut Context<'_>, mask: Mask) -> Executed {
+    match op {
+        Access::Load(op) => return transfer::load(op, ctx, mask),
+        Access::Store(op) => return transfer::store(op, ctx, mask),
+        Access::Address(op) => address::execute(op, ctx, mask)?,
+        Access::Fence(scope) => strong::fence(*scope, ctx, mask),
+        Access::Hint(_) => {}
+    }
     Ok(Flow::Next)
 }

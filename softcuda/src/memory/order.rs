@@ -7,6 +7,8 @@
 //! Source: Flanagan, Freund: FastTrack, efficient and precise dynamic race detection, PLDI 2009; the memory
 //! consistency model of the PTX ISA for what fences and strong accesses order.
 
+use std::collections::HashMap;
+
 use crate::ir::{LANES, Mask};
 use crate::registers::lanes;
 
@@ -109,14 +111,21 @@ pub struct Order {
     warps: usize,
     /// By unit: the interval up to which every warp has seen it, as last computed.
     floor: Vec<u32>,
+    /// What strong stores left for those who load them, by word.
+    words: HashMap<u64, Clock>,
     /// The launch's state in global memory, once looked up.
     pub(super) grid: Option<std::sync::Arc<super::grid::Grid>>,
 }
 
 impl Order {
     pub fn new(units: usize) -> Self {
-        let mut order =
-            Self { units: Vec::with_capacity(units), warps: units, floor: Vec::new(), grid: None };
+        let mut order = Self {
+            units: Vec::with_capacity(units),
+            warps: units,
+            floor: Vec::new(),
+            words: HashMap::new(),
+            grid: None,
+        };
         for _ in 0..units {
             order.add_unit();
         }
@@ -187,14 +196,31 @@ impl Order {
         self.units[unit].published = self.release(unit);
     }
 
-    /// What a strong store of `unit` hands on that is not itself a release.
-    pub(super) fn published(&self, unit: usize) -> &Clock {
-        &self.units[unit].published
+    /// A strong load of a word, by name: acquires what its last store left, or keeps it for a fence.
+    pub(super) fn strong_load(&mut self, unit: usize, lane: usize, word: u64, acquire: bool) {
+        let Some(clock) = self.words.get(&word) else { return };
+        if acquire {
+            let clock = clock.clone();
+            self.acquire_lanes(unit, 1 << lane, &clock);
+        } else {
+            self.units[unit].found.join(clock);
+        }
     }
 
-    /// Keeps what a strong load found for the next fence.
-    pub(super) fn find(&mut self, unit: usize, clock: &Clock) {
-        self.units[unit].found.join(clock);
+    /// A strong store; a read-modify-write (`keeps`) hands on what the word held too.
+    pub(super) fn strong_store(&mut self, unit: usize, word: u64, release: bool, keeps: bool) {
+        let mut left = match release {
+            true => self.release(unit),
+            false => self.units[unit].published.clone(),
+        };
+        if keeps && let Some(held) = self.words.get(&word) {
+            left.join(held);
+        }
+        if left == Clock::default() {
+            self.words.remove(&word);
+        } else {
+            self.words.insert(word, left);
+        }
     }
 
     /// The interval `unit` is in.
@@ -215,6 +241,11 @@ impl Order {
     /// True if what a lane did in an interval is ordered before what another lane of its warp does now.
     pub(super) fn seen_by_lane(&self, unit: usize, lane: usize, of: usize, interval: u32) -> bool {
         lane == of || self.units[unit].lanes.seen(lane, of) >= interval
+    }
+
+    /// True if every lane of a warp has seen what the others did in an interval.
+    pub(super) fn seen_by_all(&self, unit: usize, interval: u32) -> bool {
+        self.units[unit].lanes.all >= interval
     }
 
     /// True if every lane of every warp has seen an interval of a unit: it can't race any more.

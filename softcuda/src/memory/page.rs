@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
+use super::shadow::Cell;
+
 /// Pages are the unit of laziness and of locking.
 pub const PAGE_BYTES: usize = 4096;
 const WORDS: usize = PAGE_BYTES / 4;
@@ -62,9 +64,23 @@ impl Words {
 pub struct Known {
     /// One bit per byte, by sector.
     initialised: [u32; PAGE_BYTES / SECTOR],
+    /// Who touched each sector, in the launch that did so last.
+    cells: Option<Box<[Cell; PAGE_BYTES / SECTOR]>>,
+    launch: u64,
 }
 
 impl Known {
+    /// Who touched each sector in a launch; nobody yet if another launch touched the page last.
+    pub fn cells(&mut self, launch: u64) -> &mut [Cell; PAGE_BYTES / SECTOR] {
+        let cells =
+            self.cells.get_or_insert_with(|| Box::new(std::array::from_fn(|_| Cell::default())));
+        if self.launch != launch {
+            self.launch = launch;
+            cells.fill(Cell::default());
+        }
+        cells
+    }
+
     /// The first byte of a range that nothing has written.
     pub fn uninitialised(&self, from: usize, bytes: usize) -> Option<usize> {
         spans(from, bytes).find_map(|(sector, mask)| {
@@ -79,11 +95,6 @@ impl Known {
 
     pub fn forget(&mut self, from: usize, bytes: usize) {
         spans(from, bytes).for_each(|(sector, mask)| self.initialised[sector] &= !mask);
-    }
-
-    /// The initialised bits of a sector.
-    pub fn sector(&self, sector: usize) -> u32 {
-        self.initialised[sector]
     }
 }
 
@@ -117,7 +128,8 @@ impl Page {
     }
 
     fn with(words: Option<Box<Words>>, initialised: u32) -> Self {
-        let known = Known { initialised: [initialised; PAGE_BYTES / SECTOR] };
+        let initialised = [initialised; PAGE_BYTES / SECTOR];
+        let known = Known { initialised, cells: None, launch: 0 };
         Self { words, known: Mutex::new(Box::new(known)) }
     }
 

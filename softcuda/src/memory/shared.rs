@@ -1,5 +1,7 @@
-//! Shared memory of a block.
+//! Shared memory of a block, with the races between warps and between lanes of a warp.
 
+use super::order::Order;
+use super::shadow::{Cell, Earlier, Happened, Touch};
 use crate::fault::{Check, Fault, Party};
 
 /// Bytes whose state is kept together.
@@ -24,6 +26,81 @@ pub struct Shared {
     pending: Vec<Option<Box<[Pending; CHUNK]>>>,
     /// How many bytes are pending: mostly none.
     pending_bytes: u32,
+    /// By granule, in chunks.
+    cells: Vec<Option<Box<[Cell; CHUNK]>>>,
+}
+
+/// Who accesses shared memory, and how.
+pub struct Actor<'a> {
+    pub order: &'a mut Order,
+    /// As whom the access counts: the warp, or an asynchronous unit.
+    pub unit: usize,
+    /// The warp that executes the instruction.
+    pub warp: usize,
+    pub lane: usize,
+    pub pc: u32,
+    pub strong: bool,
+}
+
+/// Why an access is refused.
+#[derive(Debug)]
+pub enum Refusal {
+    Fault(Fault),
+    /// It conflicts with an earlier one.
+    Conflict(Check, Earlier),
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Refusal::Fault(fault)
+    }
+}
+
+const LANE: u32 = 31;
+
+/// A place: the instruction, the lane and, if several lanes were there, another of them.
+fn place(pc: u32, lane: usize) -> u32 {
+    let lane = lane as u32;
+    pc << 10 | lane << 5 | lane
+}
+
+/// Instruction and lane of a place as another lane reports it (`lane`, if it is of the same warp).
+pub fn party_of(at: u32, lane: Option<usize>) -> (u32, usize) {
+    let (first, second) = ((at & LANE) as usize, (at >> 5 & LANE) as usize);
+    (at >> 10, if Some(first) == lane { second } else { first })
+}
+
+impl Happened for Actor<'_> {
+    fn before(&self, who: u32, interval: u32, at: u32) -> bool {
+        let who = who as usize;
+        if who == self.unit && who != self.warp {
+            return true;
+        }
+        if who != self.warp {
+            return self.order.seen(self.warp, who, interval);
+        }
+        let seen = |of| self.order.seen_by_lane(who, self.lane, of as usize, interval);
+        seen(at & LANE) && seen(at >> 5 & LANE)
+    }
+
+    fn all_before(&self, who: u32, interval: u32) -> bool {
+        let who = who as usize;
+        match who == self.warp {
+            true => self.order.seen_by_all(who, interval),
+            false => who == self.unit || self.order.seen(self.warp, who, interval),
+        }
+    }
+
+    fn settled(&mut self, who: u32, interval: u32) -> bool {
+        self.order.settled(who as usize, interval)
+    }
+
+    fn merge(earlier: u32, later: u32) -> u32 {
+        if (earlier ^ later) & LANE == 0 {
+            return later;
+        }
+        later & !(LANE << 5 | LANE) | (later & LANE) << 5 | earlier & LANE
+    }
 }
 
 impl Shared {
@@ -34,6 +111,7 @@ impl Shared {
             initialised: vec![0; granules],
             pending: Vec::new(),
             pending_bytes: 0,
+            cells: vec![const { None }; granules.div_ceil(CHUNK)],
         }
     }
 
@@ -106,27 +184,78 @@ impl Shared {
         self.unfinished(addr, bytes)
     }
 
-    pub(super) fn read(&self, addr: u32, into: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read(
+        &mut self,
+        addr: u32,
+        into: &mut [u8],
+        actor: &mut Actor<'_>,
+    ) -> Result<(), Refusal> {
         self.inside(addr, into.len())?;
         for (granule, mask) in spans(addr, into.len()) {
             let missing = mask & !self.initialised[granule];
             if missing != 0 {
                 let byte = granule * GRANULE + missing.trailing_zeros() as usize;
                 let what = "reads shared memory that nothing has written";
-                return Err(Fault::new(Check::Uninitialised, what).address(byte as u64));
+                return Err(Fault::new(Check::Uninitialised, what).address(byte as u64).into());
             }
+            self.touch(granule, mask, false, true, actor)?;
         }
         into.copy_from_slice(&self.bytes[addr as usize..addr as usize + into.len()]);
         Ok(())
     }
 
-    pub(super) fn write(&mut self, addr: u32, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(
+        &mut self,
+        addr: u32,
+        bytes: &[u8],
+        actor: &mut Actor<'_>,
+    ) -> Result<(), Refusal> {
         self.inside(addr, bytes.len())?;
+        let old = &self.bytes[addr as usize..addr as usize + bytes.len()];
+        let changes = old != bytes;
         for (granule, mask) in spans(addr, bytes.len()) {
+            let changes = changes || mask & !self.initialised[granule] != 0;
+            self.touch(granule, mask, true, changes, actor)?;
             self.initialised[granule] |= mask;
         }
         self.bytes[addr as usize..addr as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// Checks an access of a granule's bytes against earlier ones and remembers it.
+    fn touch(
+        &mut self,
+        granule: usize,
+        mask: u16,
+        write: bool,
+        changes: bool,
+        actor: &mut Actor<'_>,
+    ) -> Result<(), Refusal> {
+        let chunk = self.cells[granule / CHUNK]
+            .get_or_insert_with(|| Box::new(std::array::from_fn(|_| Cell::default())));
+        let cell = &mut chunk[granule % CHUNK];
+        let touch = Touch {
+            who: actor.unit as u32,
+            interval: actor.order.now(actor.unit),
+            at: place(actor.pc, actor.lane),
+            strong: actor.strong,
+            write,
+        };
+        let bytes = u32::from(mask);
+        if actor.unit != actor.warp {
+            let Actor { order, warp, .. } = &*actor;
+            let unfenced = cell.find_write::<{ GRANULE as u32 }>(bytes, |who, interval| {
+                let who = who as usize;
+                !order.asynchronous(who)
+                    && (who == *warp || order.seen(*warp, who, interval))
+                    && !order.fenced(*warp, who, interval)
+            });
+            if let Some(earlier) = unfenced {
+                return Err(Refusal::Conflict(Check::MissingFence, earlier));
+            }
+        }
+        let raced = cell.touch::<{ GRANULE as u32 }, _>(&touch, bytes, changes, actor);
+        raced.map_err(|earlier| Refusal::Conflict(Check::SharedRace, earlier))
     }
 }
 

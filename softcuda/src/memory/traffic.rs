@@ -1,0 +1,122 @@
+//! What accesses would cost hardware: sectors of global memory, wavefronts of shared memory.
+
+use crate::counters::Counter;
+use crate::ir::{LANES, Mask};
+use crate::machine::Context;
+use crate::registers::lanes;
+
+const SECTOR: u64 = 32;
+const BANKS: usize = 32;
+
+/// Counts a warp's access of global memory, `bytes` a lane, aligned to them.
+pub fn global(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes: usize) {
+    let (sectors, distinct) = touched(addresses, mask);
+    ctx.count(Counter::GlobalRequests, 1);
+    ctx.count(Counter::GlobalBytes, bytes as u64 * u64::from(mask.count_ones()));
+    ctx.count(Counter::GlobalSectors, sectors);
+    ctx.count(Counter::GlobalNeeded, bytes as u64 * distinct);
+}
+
+/// Distinct sectors and distinct addresses. An aligned access lies in one sector, and two of the same
+/// size are the same or apart.
+fn touched(addresses: &[u64; LANES], mask: Mask) -> (u64, u64) {
+    let mut active = [0; LANES];
+    let mut n = 0;
+    for lane in lanes(mask) {
+        active[n] = addresses[lane];
+        n += 1;
+    }
+    let active = &mut active[..n];
+    if !active.is_sorted() {
+        active.sort_unstable();
+    }
+    let mut counts = (1, 1);
+    for pair in active.windows(2) {
+        counts.0 += u64::from(pair[0] / SECTOR != pair[1] / SECTOR);
+        counts.1 += u64::from(pair[0] != pair[1]);
+    }
+    counts
+}
+
+/// Counts a warp's access of shared memory, `bytes` a lane: a wavefront serves every bank once, the same
+/// word to all who ask for it. Wide accesses go in parts of 128 bytes: half or quarter warps.
+pub fn shared(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes: usize) {
+    let (wavefronts, ideal) = wavefronts(addresses, mask, bytes);
+    ctx.count(Counter::SharedWavefronts, wavefronts);
+    ctx.count(Counter::SharedIdeal, ideal);
+}
+
+fn wavefronts(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) {
+    let words = bytes.div_ceil(4);
+    let group = LANES / words;
+    let (mut total, mut ideal) = (0, 0);
+    for first in (0..LANES).step_by(group) {
+        let part = mask & (Mask::MAX >> (LANES - group)) << first;
+        if part == 0 {
+            continue;
+        }
+        ideal += 1;
+        total += one_group(addresses, part, words);
+    }
+    (total, ideal)
+}
+
+/// The most distinct words that one bank must serve.
+fn one_group(addresses: &[u64; LANES], mask: Mask, words: usize) -> u64 {
+    let mut of_bank = [u64::MAX; BANKS];
+    let mut conflict = false;
+    let asked = || {
+        lanes(mask).flat_map(|lane| (0..words as u64).map(move |word| addresses[lane] / 4 + word))
+    };
+    for word in asked() {
+        let held = &mut of_bank[word as usize % BANKS];
+        conflict |= *held != u64::MAX && *held != word;
+        *held = word;
+    }
+    if !conflict {
+        return 1;
+    }
+    let mut distinct: Vec<u64> = asked().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let mut counts = [0; BANKS];
+    distinct.iter().for_each(|&word| counts[word as usize % BANKS] += 1);
+    counts.into_iter().max().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(f: impl Fn(u64) -> u64) -> [u64; LANES] {
+        std::array::from_fn(|lane| f(lane as u64))
+    }
+
+    #[test]
+    fn sectors_and_needed_bytes() {
+        assert_eq!(touched(&at(|lane| 4 * lane), Mask::MAX), (4, 32));
+        assert_eq!(touched(&at(|lane| 4 * lane + 16), Mask::MAX), (5, 32));
+        assert_eq!(touched(&at(|lane| 128 * (31 - lane)), Mask::MAX), (32, 32));
+        assert_eq!(touched(&at(|_| 64), Mask::MAX), (1, 1));
+        assert_eq!(touched(&at(|lane| 16 * lane), 0xff), (4, 8));
+        assert_eq!(touched(&at(|lane| 4 * (lane ^ 5)), Mask::MAX), (4, 32));
+    }
+
+    #[test]
+    fn banks() {
+        for (stride, conflicts) in [(1, 1), (2, 2), (3, 1), (32, 32), (33, 1), (16, 16)] {
+            let waves = wavefronts(&at(|lane| 4 * stride * lane), Mask::MAX, 4);
+            assert_eq!(waves, (conflicts, 1), "stride {stride}");
+        }
+        // The same word for all; two words of one bank.
+        assert_eq!(wavefronts(&at(|_| 12), Mask::MAX, 4), (1, 1));
+        assert_eq!(wavefronts(&at(|lane| 128 * (lane % 2)), Mask::MAX, 4), (2, 1));
+        // Bytes of one word are no conflict.
+        assert_eq!(wavefronts(&at(|lane| lane), Mask::MAX, 1), (1, 1));
+        // Wide accesses: half and quarter warps.
+        assert_eq!(wavefronts(&at(|lane| 8 * lane), Mask::MAX, 8), (2, 2));
+        assert_eq!(wavefronts(&at(|lane| 16 * lane), Mask::MAX, 16), (4, 4));
+        assert_eq!(wavefronts(&at(|lane| 128 * lane), Mask::MAX, 16), (32, 4));
+        assert_eq!(wavefronts(&at(|lane| 16 * lane), 0xff, 16), (1, 1));
+    }
+}
