@@ -2,6 +2,7 @@
 
 use super::device::{Allocation, View};
 use super::global::Toucher;
+use super::shadow::Kind;
 use super::shared::{self, Actor, Refusal};
 use super::{Local, Shared};
 use crate::fault::{Check, Fault, Party};
@@ -62,7 +63,7 @@ pub fn shared_read(
     into: &mut [u8],
 ) -> Result<(), Fault> {
     let unit = ctx.unit();
-    with_shared(ctx, (unit, rank, lane, addr, false), into.len(), |shared, actor| {
+    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), into.len(), |shared, actor| {
         shared.read(addr, into, actor)
     })
 }
@@ -76,7 +77,7 @@ pub fn shared_write(
 ) -> Result<(), Fault> {
     let unit = ctx.unit();
     ctx.cluster.changes += 1;
-    with_shared(ctx, (unit, rank, lane, addr, false), bytes.len(), |shared, actor| {
+    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
         shared.write(addr, bytes, actor)
     })
 }
@@ -90,7 +91,7 @@ pub fn shared_read_async(
     addr: u32,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    with_shared(ctx, (unit, rank, lane, addr, false), into.len(), |shared, actor| {
+    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), into.len(), |shared, actor| {
         shared.read(addr, into, actor)
     })
 }
@@ -104,15 +105,15 @@ pub fn shared_write_async(
     bytes: &[u8],
 ) -> Result<(), Fault> {
     ctx.cluster.changes += 1;
-    with_shared(ctx, (unit, rank, lane, addr, false), bytes.len(), |shared, actor| {
+    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
         shared.write(addr, bytes, actor)
     })
 }
 
-/// Does something to the shared memory of a block: unit, rank, lane, address and whether it is strong.
+/// Does something to the shared memory of a block: unit, rank, lane, address and kind of access.
 pub(super) fn with_shared<T>(
     ctx: &mut Context<'_>,
-    (unit, rank, lane, addr, strong): (usize, usize, usize, u32, bool),
+    (unit, rank, lane, addr, kind): (usize, usize, usize, u32, Kind),
     bytes: usize,
     act: impl FnOnce(&mut Shared, &mut Actor<'_>) -> Result<T, Refusal>,
 ) -> Result<T, Fault> {
@@ -123,7 +124,7 @@ pub(super) fn with_shared<T>(
     if unit != warp {
         order.set_owner(unit, warp);
     }
-    let mut actor = Actor { order, unit, warp, lane, pc, strong };
+    let mut actor = Actor { order, unit, warp, lane, pc, kind };
     act(&mut block.shared, &mut actor).map_err(|refusal| refused(ctx, refusal, lane, addr))
 }
 
@@ -158,7 +159,7 @@ pub fn global_read(
     addr: u64,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    let mut toucher = Toucher::new(ctx, false);
+    let mut toucher = Toucher::new(ctx, Kind::Plain);
     aligned(addr, into.len()).map_err(|fault| fault.lane(lane))?;
     let view = toucher.device.view();
     let found = inside(&view, lane, addr, into.len())?;
@@ -179,7 +180,7 @@ pub fn global_write(
     bytes: &[u8],
 ) -> Result<(), Fault> {
     ctx.cluster.changes += 1;
-    let mut toucher = Toucher::new(ctx, false);
+    let mut toucher = Toucher::new(ctx, Kind::Plain);
     aligned(addr, bytes.len()).map_err(|fault| fault.lane(lane))?;
     let view = toucher.device.view();
     let found = inside(&view, lane, addr, bytes.len())?;

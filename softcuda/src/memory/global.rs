@@ -6,7 +6,7 @@ use super::access::{aligned, outside};
 use super::device::Device;
 use super::grid::{Blocks, Grid};
 use super::page::{Known, PAGE_BYTES, SECTOR, Words, spans};
-use super::shadow::{Earlier, Happened, Touch};
+use super::shadow::{Earlier, Happened, Kind, Touch};
 use crate::fault::{Check, Fault, Party};
 use crate::ir::{LANES, Mask};
 use crate::machine::Context;
@@ -20,7 +20,7 @@ pub struct Toucher<'a> {
     block: u32,
     first_thread: u32,
     pc: u32,
-    strong: bool,
+    kind: Kind,
 }
 
 /// Part of a page, locked.
@@ -32,8 +32,8 @@ pub struct Held<'a> {
 }
 
 impl<'a> Toucher<'a> {
-    /// For the lanes of the context's warp; `strong` accesses don't race with each other.
-    pub fn new(ctx: &'a mut Context<'_>, strong: bool) -> Self {
+    /// For the lanes of the context's warp; of what kind they are.
+    pub fn new(ctx: &'a mut Context<'_>, kind: Kind) -> Self {
         let launch = ctx.launch;
         let grid = ctx.cluster.order.grid.get_or_insert_with(|| launch.device.grid(launch.number));
         let grid: Option<&Grid> = grid.several.then_some(grid);
@@ -45,7 +45,7 @@ impl<'a> Toucher<'a> {
             block: place.linear_block,
             first_thread: place.thread(0),
             pc: ctx.pc,
-            strong,
+            kind,
         }
     }
 
@@ -59,7 +59,7 @@ impl<'a> Toucher<'a> {
             block: place.linear_block,
             first_thread: place.thread(0),
             pc: ctx.pc,
-            strong: false,
+            kind: Kind::Plain,
         }
     }
 
@@ -128,7 +128,7 @@ impl<'a> Toucher<'a> {
             who: self.block,
             interval: self.order.as_ref().map_or(1, |order| order.now(self.block)),
             at: self.pc << 10 | (self.first_thread + lane as u32),
-            strong: self.strong,
+            kind: self.kind,
             write,
         };
         let mut order = Seen { order: self.order.as_deref(), block: self.block };

@@ -1,6 +1,6 @@
 //! Lowering of instructions on memory. Source: PTX ISA, sections 9.7.9 and 9.7.13.
 
-use super::{Access, Address, Load, Memory, Scope, Semantics, Store, Target};
+use super::{Access, Address, Atomic, Load, Memory, Operation, Scope, Semantics, Store, Target};
 use crate::counters::Class;
 use crate::ir::{Reg, Space, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
@@ -12,6 +12,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
         "st" if !i.parts.contains(&"async") && !i.parts.contains(&"bulk") => {
             Access::Store(store(l, i)?)
         }
+        "atom" | "red" if !i.parts.contains(&"async") => Access::Atomic(atomic(l, i)?),
         "cvta" | "isspacep" | "mapa" | "getctarank" => Access::Address(address(l, i)?),
         "membar" | "fence" => match fence(l, i)? {
             Some(access) => access,
@@ -104,7 +105,8 @@ fn modifiers<'a>(l: &Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<(Modifiers,
     let mut found = Modifiers::new(Semantics::Weak, Scope::System);
     for part in &i.parts[1..] {
         match *part {
-            "volatile" | "mmio" => found.semantics = Semantics::Relaxed,
+            "volatile" => found.semantics = Semantics::Volatile,
+            "mmio" => found.semantics = Semantics::Relaxed,
             "weak" | "unified" => {}
             "nc" if i.parts[0] == "ld" => {}
             "ca" | "cg" | "cs" | "lu" | "cv" if i.parts[0] != "st" => {}
@@ -185,6 +187,92 @@ fn store<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Store> {
         return l.error("128-bit registers go with .b128");
     }
     Ok(Store { to, width: ty.bytes() as usize, elements })
+}
+
+/// Operations and the types each knows, alone and in vectors.
+const OPERATIONS: [(&str, Operation, &[Ty]); 10] = [
+    (
+        "add",
+        Operation::Add,
+        &[
+            Ty::U32,
+            Ty::S32,
+            Ty::U64,
+            Ty::S64,
+            Ty::F32,
+            Ty::F64,
+            Ty::F16,
+            Ty::F16x2,
+            Ty::Bf16,
+            Ty::Bf16x2,
+        ],
+    ),
+    ("inc", Operation::Inc, &[Ty::U32]),
+    ("dec", Operation::Dec, &[Ty::U32]),
+    ("min", Operation::Min, EXTREMES),
+    ("max", Operation::Max, EXTREMES),
+    ("and", Operation::And, &[Ty::B32, Ty::B64]),
+    ("or", Operation::Or, &[Ty::B32, Ty::B64]),
+    ("xor", Operation::Xor, &[Ty::B32, Ty::B64]),
+    ("exch", Operation::Exchange, &[Ty::B32, Ty::B64, Ty::B128]),
+    ("cas", Operation::CompareAndSwap, &[Ty::B16, Ty::B32, Ty::B64, Ty::B128]),
+];
+
+const EXTREMES: &[Ty] =
+    &[Ty::U32, Ty::S32, Ty::U64, Ty::S64, Ty::F16, Ty::F16x2, Ty::Bf16, Ty::Bf16x2];
+
+fn atomic<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Atomic> {
+    let name = i.parts.join(".");
+    let mut found = Modifiers::new(Semantics::Relaxed, Scope::Gpu);
+    let mut operation = None;
+    for part in &i.parts[1..] {
+        match OPERATIONS.iter().find(|(name, ..)| name == part) {
+            Some(entry) if operation.is_none() => operation = Some(entry),
+            _ if *part == "noftz" || found.accept(part) => {}
+            _ => return l.error(format!("{} does not know .{part}", i.parts[0])),
+        }
+    }
+    let (Some((_, op, types)), Some(ty)) = (operation, found.ty) else {
+        return l.error(format!("{name} without an operation or a type"));
+    };
+    let vector_of_floats = ty.float() && found.space != Space::Shared && ty != Ty::F64;
+    let bytes = ty.bytes() as usize * found.vector;
+    let scalar_half = matches!(ty, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2);
+    let alone = !scalar_half || *op == Operation::Add;
+    let known = types.contains(&ty)
+        && match found.vector {
+            1 => alone,
+            _ => vector_of_floats && bytes <= 16,
+        };
+    if !known {
+        return l.error(format!("{name} is not defined"));
+    }
+    // `atom` gives the old value.
+    let (old, rest) = match i.parts[0] {
+        "atom" => (i.operands.first(), i.operands.get(1..).unwrap_or(&[])),
+        _ => (None, i.operands.as_slice()),
+    };
+    let compares = *op == Operation::CompareAndSwap;
+    if rest.len() != 2 + usize::from(compares) + usize::from(found.policy)
+        || i.parts[0] == "red" && (compares || *op == Operation::Exchange)
+    {
+        return l.error(format!("{name} with {} operands", i.operands.len()));
+    }
+    let at = memory(l, &found, &rest[0])?;
+    if !matches!(at.space, Space::Global | Space::Generic | Space::Shared | Space::Cluster) {
+        return l.error("atomics work on global and shared memory");
+    }
+    let operands = vector(l, &found, &rest[1])?.iter().map(|operand| l.src(ty, operand));
+    let operands = operands.collect::<Lowered<Vec<_>>>()?;
+    let swap = if compares { Some(l.src(ty, &rest[2])?) } else { None };
+    let old = match old {
+        None | Some(Operand::Sink) => Vec::new(),
+        Some(operand) => {
+            let elements = vector(l, &found, operand)?.iter();
+            elements.map(|operand| target(l, ty, operand)).collect::<Lowered<_>>()?
+        }
+    };
+    Ok(Atomic { at, op: *op, ty, old, operands, swap })
 }
 
 fn space_of(part: &str) -> Option<Space> {

@@ -11,6 +11,7 @@
 
 mod access;
 mod address;
+mod atomic;
 mod device;
 mod global;
 mod grid;
@@ -28,11 +29,14 @@ use crate::counters::Class;
 use crate::ir::{Addr, Mask, Space};
 use crate::machine::{Context, Executed, Flow};
 
+use shadow::Kind;
+
 pub use access::{
     Located, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read, global_write,
     read_generic, shared_read, shared_read_async, shared_write, shared_write_async,
 };
 pub use address::Address;
+pub use atomic::{Atomic, Operation, reduce};
 pub use device::{Device, OutsideAllocation};
 pub use local::Local;
 pub use lower::lower;
@@ -49,6 +53,7 @@ pub const LOCAL_BYTES: u32 = 512 << 10;
 pub enum Access {
     Load(Load),
     Store(Store),
+    Atomic(Atomic),
     Address(Address),
     Fence(Scope),
     /// Says something about caches or about memory that is not modelled: no effect.
@@ -68,7 +73,8 @@ pub struct Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Semantics {
     Weak,
-    /// Also `.volatile` and `.mmio`.
+    Volatile,
+    /// Also `.mmio`.
     Relaxed,
     Acquire,
     Release,
@@ -89,6 +95,19 @@ impl Memory {
         self.semantics != Semantics::Weak
     }
 
+    fn kind(&self) -> Kind {
+        match self.semantics {
+            Semantics::Weak => Kind::Plain,
+            Semantics::Volatile => Kind::Volatile,
+            _ => Kind::Strong,
+        }
+    }
+
+    /// As other blocks see it.
+    fn global_kind(&self) -> Kind {
+        if self.across_blocks() { self.kind() } else { Kind::Plain }
+    }
+
     /// True if its strength reaches other blocks.
     fn across_blocks(&self) -> bool {
         self.scope > Scope::Block
@@ -104,6 +123,7 @@ impl Access {
         match self {
             Self::Load(_) => Class::Load,
             Self::Store(_) => Class::Store,
+            Self::Atomic(_) => Class::Atomic,
             Self::Address(_) => Class::Integer,
             Self::Fence(_) => Class::Fence,
             Self::Hint(class) => *class,
@@ -114,6 +134,7 @@ impl Access {
     pub fn talks(&self) -> bool {
         match self {
             Self::Load(load) => load.from.may_be_global() && load.from.strong(),
+            Self::Atomic(atomic) => atomic.talks(),
             _ => false,
         }
     }
@@ -123,6 +144,7 @@ pub fn execute(op: &Access, ctx: &mut Context<'_>, mask: Mask) -> Executed {
     match op {
         Access::Load(op) => return transfer::load(op, ctx, mask),
         Access::Store(op) => return transfer::store(op, ctx, mask),
+        Access::Atomic(op) => return atomic::execute(op, ctx, mask),
         Access::Address(op) => address::execute(op, ctx, mask)?,
         Access::Fence(scope) => strong::fence(*scope, ctx, mask),
         Access::Hint(_) => {}

@@ -5,10 +5,21 @@
 //! program. Nearly always one mark for writes and one for reads will do; more go to lists.
 //!
 //! Two accesses race if one of them writes, nothing orders them and not both are strong (atomic,
-//! volatile, relaxed …). A write that leaves its bytes as they are does not race with other writes.
+//! relaxed, volatile …). A write that leaves its bytes as they are does not race with other writes.
 
 /// Eighths of a cell.
 const PLACES: usize = 8;
+
+/// How strong an access is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Kind {
+    #[default]
+    Plain,
+    /// Between lanes of a warp as plain as any: it doesn't make them take turns.
+    Volatile,
+    /// Atomic, relaxed, acquire, release.
+    Strong,
+}
 
 /// One party's accesses of one kind in one of its intervals.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,7 +28,7 @@ pub struct Mark {
     pub interval: u32,
     /// One bit per byte of the cell; none: no mark.
     bytes: u32,
-    strong: bool,
+    kind: Kind,
     /// By eighth: thread and instruction, packed as the [`Happened`] at hand likes.
     at: [u32; PLACES],
 }
@@ -29,7 +40,7 @@ pub struct Touch {
     pub interval: u32,
     /// Thread and instruction.
     pub at: u32,
-    pub strong: bool,
+    pub kind: Kind,
     pub write: bool,
 }
 
@@ -70,7 +81,14 @@ struct More {
 
 impl Mark {
     fn is(&self, touch: &Touch) -> bool {
-        self.who == touch.who && self.interval == touch.interval && self.strong == touch.strong
+        self.who == touch.who && self.interval == touch.interval && self.kind == touch.kind
+    }
+
+    fn both_strong(&self, touch: &Touch) -> bool {
+        let weaker = self.kind.min(touch.kind);
+        weaker == Kind::Strong
+            || weaker == Kind::Volatile && self.who != touch.who
+            || weaker == Kind::Volatile && self.kind != touch.kind
     }
 
     /// The place of the first byte that races, if one does.
@@ -81,7 +99,7 @@ impl Mark {
         order: &H,
     ) -> Option<u32> {
         let common = self.bytes & bytes;
-        if common == 0 || self.strong && touch.strong || order.all_before(self.who, self.interval) {
+        if common == 0 || self.both_strong(touch) || order.all_before(self.who, self.interval) {
             return None;
         }
         let mut rest = common;
@@ -126,8 +144,8 @@ impl Mark {
         self.bytes == 0
             || order.settled(self.who, self.interval)
             || self.bytes & !bytes == 0
-                && (self.strong || !touch.strong)
-                && Touch { strong: false, ..*touch }.after::<BYTES, H>(self, order)
+                && self.kind >= touch.kind
+                && Touch { kind: Kind::Plain, ..*touch }.after::<BYTES, H>(self, order)
     }
 }
 
@@ -205,7 +223,7 @@ impl Cell {
 
     /// A plain write takes the place of all accesses ordered before it.
     fn supersede<const BYTES: u32, H: Happened>(&mut self, touch: &Touch, bytes: u32, order: &H) {
-        if touch.strong {
+        if touch.kind != Kind::Plain {
             return;
         }
         let plain = |mark: &mut Mark| {
@@ -233,12 +251,8 @@ impl Cell {
         if inline.is(touch) {
             return inline.add::<BYTES, H>(touch, bytes);
         }
-        let mut mark = Mark {
-            who: touch.who,
-            interval: touch.interval,
-            strong: touch.strong,
-            ..Mark::default()
-        };
+        let mut mark =
+            Mark { who: touch.who, interval: touch.interval, kind: touch.kind, ..Mark::default() };
         if inline.replaced::<BYTES, H>(touch, bytes, order) {
             mark.add::<BYTES, H>(touch, bytes);
             *inline = mark;

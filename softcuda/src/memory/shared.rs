@@ -1,7 +1,7 @@
 //! Shared memory of a block, with the races between warps and between lanes of a warp.
 
 use super::order::Order;
-use super::shadow::{Cell, Earlier, Happened, Touch};
+use super::shadow::{Cell, Earlier, Happened, Kind, Touch};
 use crate::fault::{Check, Fault, Party};
 
 /// Bytes whose state is kept together.
@@ -39,7 +39,7 @@ pub struct Actor<'a> {
     pub warp: usize,
     pub lane: usize,
     pub pc: u32,
-    pub strong: bool,
+    pub kind: Kind,
 }
 
 /// Why an access is refused.
@@ -192,12 +192,7 @@ impl Shared {
     ) -> Result<(), Refusal> {
         self.inside(addr, into.len())?;
         for (granule, mask) in spans(addr, into.len()) {
-            let missing = mask & !self.initialised[granule];
-            if missing != 0 {
-                let byte = granule * GRANULE + missing.trailing_zeros() as usize;
-                let what = "reads shared memory that nothing has written";
-                return Err(Fault::new(Check::Uninitialised, what).address(byte as u64).into());
-            }
+            self.written(granule, mask)?;
             self.touch(granule, mask, false, true, actor)?;
         }
         into.copy_from_slice(&self.bytes[addr as usize..addr as usize + into.len()]);
@@ -222,6 +217,39 @@ impl Shared {
         Ok(())
     }
 
+    /// A read-modify-write: gives the old bytes, and true if it changed them.
+    pub(super) fn modify<const N: usize>(
+        &mut self,
+        addr: u32,
+        old: &mut [u8],
+        actor: &mut Actor<'_>,
+        next: impl FnOnce(&[u8]) -> [u8; N],
+    ) -> Result<bool, Refusal> {
+        self.inside(addr, old.len())?;
+        let range = addr as usize..addr as usize + old.len();
+        old.copy_from_slice(&self.bytes[range.clone()]);
+        let new = next(old);
+        let new = &new[..old.len()];
+        let changes = new != old;
+        for (granule, mask) in spans(addr, old.len()) {
+            self.written(granule, mask)?;
+            self.touch(granule, mask, changes, changes, actor)?;
+        }
+        self.bytes[range].copy_from_slice(new);
+        Ok(changes)
+    }
+
+    /// Refuses to read a granule's bytes unless all have been written.
+    fn written(&self, granule: usize, mask: u16) -> Result<(), Fault> {
+        let missing = mask & !self.initialised[granule];
+        if missing == 0 {
+            return Ok(());
+        }
+        let byte = granule * GRANULE + missing.trailing_zeros() as usize;
+        let what = "reads shared memory that nothing has written";
+        Err(Fault::new(Check::Uninitialised, what).address(byte as u64))
+    }
+
     /// Checks an access of a granule's bytes against earlier ones and remembers it.
     fn touch(
         &mut self,
@@ -238,7 +266,7 @@ impl Shared {
             who: actor.unit as u32,
             interval: actor.order.now(actor.unit),
             at: place(actor.pc, actor.lane),
-            strong: actor.strong,
+            kind: actor.kind,
             write,
         };
         let bytes = u32::from(mask);

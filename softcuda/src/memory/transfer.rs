@@ -2,7 +2,7 @@
 
 use super::access::{self, Located, generic};
 use super::global::Toucher;
-use super::{Memory, Semantics, traffic};
+use super::{Memory, traffic};
 use crate::fault::{Check, Fault};
 use crate::ir::{
     LANES, LOCAL_WINDOW, Mask, PARAM_WINDOW, Reg, SHARED_WINDOW, Space, Src, WINDOW_BYTES,
@@ -110,7 +110,7 @@ pub fn shared_place(ctx: &Context<'_>, space: Space, address: u64) -> (usize, u3
 pub fn load(op: &Load, ctx: &mut Context<'_>, mask: Mask) -> Executed {
     let addresses = addresses(ctx, &op.from, mask)?;
     let bytes = op.width * op.elements.len();
-    if op.from.semantics != Semantics::Weak {
+    if op.from.strong() {
         ctx.warp.polls += 1;
     }
     let mut buffer = [[0; WIDEST]; LANES];
@@ -134,7 +134,7 @@ fn read(
     bytes: usize,
     buffer: &mut Buffer,
 ) -> Result<(), Fault> {
-    let strong = from.semantics != Semantics::Weak;
+    let (kind, strong) = (from.kind(), from.strong());
     match part {
         Part::Global => {
             let constant = from.space == Space::Const;
@@ -143,7 +143,7 @@ fn read(
             }
             let toucher = match constant {
                 true => Toucher::of_constants(ctx),
-                false => Toucher::new(ctx, strong && from.across_blocks()),
+                false => Toucher::new(ctx, from.global_kind()),
             };
             toucher.each(addresses, mask, bytes, |toucher, held, lane, offset| {
                 toucher.read(held, offset, lane, &mut buffer[lane][..bytes])
@@ -158,7 +158,7 @@ fn read(
             for lane in lanes(mask) {
                 let (rank, addr) = shared_place(ctx, from.space, addresses[lane]);
                 let into = &mut buffer[lane][..bytes];
-                access::with_shared(ctx, (unit, rank, lane, addr, strong), bytes, |shared, by| {
+                access::with_shared(ctx, (unit, rank, lane, addr, kind), bytes, |shared, by| {
                     shared.read(addr, into, by)
                 })?;
             }
@@ -202,7 +202,7 @@ fn write(
     bytes: usize,
     buffer: &Buffer,
 ) -> Result<(), Fault> {
-    let strong = to.semantics != Semantics::Weak;
+    let (kind, strong) = (to.kind(), to.strong());
     match part {
         Part::Global => {
             ctx.cluster.changes += 1;
@@ -210,7 +210,7 @@ fn write(
             if strong {
                 super::strong::stores(to, ctx, addresses, mask, false);
             }
-            let toucher = Toucher::new(ctx, strong && to.across_blocks());
+            let toucher = Toucher::new(ctx, to.global_kind());
             toucher.each(addresses, mask, bytes, |toucher, held, lane, offset| {
                 toucher.write(held, offset, lane, &buffer[lane][..bytes])
             })?;
@@ -225,7 +225,7 @@ fn write(
             for lane in lanes(mask) {
                 let (rank, addr) = shared_place(ctx, to.space, addresses[lane]);
                 let from = &buffer[lane][..bytes];
-                access::with_shared(ctx, (unit, rank, lane, addr, strong), bytes, |shared, by| {
+                access::with_shared(ctx, (unit, rank, lane, addr, kind), bytes, |shared, by| {
                     shared.write(addr, from, by)
                 })?;
             }
@@ -307,7 +307,7 @@ fn local_write(
 }
 
 /// Writes an element of what the lanes read to its register.
-fn put(
+pub fn put(
     ctx: &mut Context<'_>,
     target: Target,
     width: usize,
