@@ -1,32 +1,104 @@
 //! Asynchronous copies: `cp.async`, `cp.async.bulk`, tensor copies, `mbarrier`, proxy fences.
 
+mod barriers;
+mod copy;
+mod mbarrier;
+pub(crate) mod place;
+
 use crate::counters::Class;
-use crate::ir::Mask;
-use crate::lower::{Lowered, Lowerer};
+use crate::ir::{LANES, Mask, Reg, Src, Ty};
+use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::{Context, Executed, Flow};
-use crate::ptx::ast::Instruction;
+use crate::ptx::ast::{Instruction, Operand};
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Async {}
+pub enum Async {
+    Copy(copy::Copy),
+    Commit,
+    Wait(u32),
+    WaitAll,
+    Mbarrier(barriers::Operation),
+    /// `mbarrier.pending_count`: count, state.
+    PendingCount(Reg, Src),
+    /// `fence.proxy.async`.
+    ProxyFence,
+    /// What only helps hardware along, or orders what is in order here.
+    Nothing,
+}
 
 impl Async {
     pub fn class(&self) -> Class {
-        Class::Copy
+        match self {
+            Async::Mbarrier(_) | Async::PendingCount(..) => Class::Barrier,
+            Async::ProxyFence | Async::Nothing => Class::Fence,
+            _ => Class::Copy,
+        }
     }
 }
 
 /// Copies the lanes of a warp have started.
 #[derive(Debug, Default)]
-pub struct WarpAsync {}
+pub struct WarpAsync {
+    /// `cp.async` copies not yet waited for, in the order of their issue.
+    copies: Vec<copy::Issued>,
+    /// The number of each lane's open group.
+    open: [u32; LANES],
+}
 
 /// Asynchronous state of a block.
 #[derive(Debug, Default)]
-pub struct BlockAsync {}
-
-pub fn lower<'a>(_: &mut Lowerer<'a>, _: &'a Instruction<'a>) -> Lowered<Option<Async>> {
-    Ok(None)
+pub struct BlockAsync {
+    mbarriers: barriers::Mbarriers,
 }
 
-pub fn execute(_: &Async, _: &mut Context<'_>, _: Mask) -> Executed {
+pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<Async>> {
+    let part = |n: usize| i.parts.get(n).copied().unwrap_or("");
+    Ok(Some(match (i.parts[0], part(1), part(2)) {
+        ("cp", "async", "ca" | "cg") => Async::Copy(copy::Copy::lower(l, i)?),
+        ("cp", "async", "commit_group") => Async::Commit,
+        ("cp", "async", "wait_group") => match operands(i)? {
+            [Operand::Int(groups)] => Async::Wait(*groups as u32),
+            _ => return l.error("expected the number of groups"),
+        },
+        ("cp", "async", "wait_all") => Async::WaitAll,
+        ("cp", "async", "mbarrier") if part(3) == "arrive" => {
+            Async::Mbarrier(barriers::Operation::lower_copies(l, i)?)
+        }
+        ("mbarrier", "pending_count", _) => {
+            let [count, state] = operands(i)?;
+            Async::PendingCount(l.dst(Ty::U32, count)?, l.src(Ty::B64, state)?)
+        }
+        ("mbarrier", ..) => Async::Mbarrier(barriers::Operation::lower(l, i)?),
+        ("fence", "proxy", kind) if kind.starts_with("async") => Async::ProxyFence,
+        ("fence", "mbarrier_init", _) => Async::Nothing,
+        _ => return Ok(None),
+    }))
+}
+
+pub fn execute(op: &Async, ctx: &mut Context<'_>, mask: Mask) -> Executed {
+    match op {
+        Async::Copy(op) => op.execute(ctx, mask)?,
+        Async::Commit => copy::commit(ctx, mask),
+        Async::Wait(groups) => copy::wait(ctx, mask, *groups)?,
+        Async::WaitAll => copy::wait_all(ctx, mask)?,
+        Async::Mbarrier(op) => return op.execute(ctx, mask),
+        Async::PendingCount(count, state) => {
+            let states = ctx.warp.regs.read64(*state, &ctx.warp.place);
+            let counts = states.map(mbarrier::Mbarrier::pending_count);
+            ctx.warp.regs.write32(*count, mask, &counts);
+        }
+        Async::ProxyFence => {
+            let unit = ctx.unit();
+            ctx.cluster.order.fence_async(unit);
+        }
+        Async::Nothing => {}
+    }
     Ok(Flow::Next)
+}
+
+impl WarpAsync {
+    /// Takes the copies a lane has issued.
+    fn take(&mut self, lane: usize) -> Vec<copy::Issued> {
+        self.copies.extract_if(.., |copy| copy.lane == lane).collect()
+    }
 }

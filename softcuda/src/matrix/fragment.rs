@@ -14,6 +14,22 @@ use crate::ir::LANES;
 /// Columns of an accumulator: the width of every `mma`.
 pub const COLUMNS: usize = 8;
 
+/// Row and first column of register `r` of A.
+pub fn place_a(m: usize, per: usize, lane: usize, r: usize) -> (usize, usize) {
+    let halves = m / 8;
+    (lane / 4 + 8 * (r % halves), lane % 4 * per + 4 * per * (r / halves))
+}
+
+/// First row and column of register `r` of B.
+pub fn place_b(per: usize, lane: usize, r: usize) -> (usize, usize) {
+    (lane % 4 * per + 4 * per * r, lane / 4)
+}
+
+/// Row and column of value `i` of C and D.
+pub fn place_c(lane: usize, i: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2)
+}
+
 /// Values `2 * half` and `2 * half + 1` of every lane out of eight rows of accumulators.
 #[inline]
 pub fn gather<T: Copy + Default>(rows: &[[T; COLUMNS]; 8]) -> [[T; LANES]; 2] {

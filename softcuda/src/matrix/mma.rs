@@ -44,6 +44,9 @@ impl Accumulator {
     }
 }
 
+/// Groups of eight rows and columns in the largest product.
+const MAX_HALVES: usize = 4;
+
 /// How two bits are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bits {
@@ -51,7 +54,8 @@ pub enum Bits {
     And,
 }
 
-/// `d = a × b + c`.
+/// `d = a × b + c`. A product of more than 16 rows or 8 columns (`wmma`) is one of tiles: their fragments
+/// follow each other, those of D by row of tiles.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mma {
     pub m: usize,
@@ -60,6 +64,7 @@ pub struct Mma {
     pub a: Element,
     pub b: Element,
     pub c: Accumulator,
+    pub d: Accumulator,
     pub saturate: bool,
     pub bits: Bits,
     pub d_regs: Vec<Reg>,
@@ -130,6 +135,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Mma> {
         a,
         b,
         c: accumulator,
+        d: accumulator,
         saturate,
         bits: bits.unwrap_or(Bits::And),
         d_regs: targets(l, accumulator.register(), d_operand, values)?,
@@ -174,63 +180,40 @@ impl Mma {
     }
 
     pub fn execute(&self, regs: &mut Registers, place: &Place) {
-        let tile = Tile {
-            a: self.a,
-            b: self.b,
-            c: self.c,
-            saturate: self.saturate,
-            bits: self.bits,
-            d_regs: &self.d_regs,
-            a_regs: &self.a_regs,
-            b_regs: &self.b_regs,
-            c_regs: &self.c_regs,
-        };
-        tile.execute(self.m / 8, regs, place);
-    }
-}
-
-/// Registers and types of a product of 8 or 16 rows and 8 columns.
-pub struct Tile<'a> {
-    pub a: Element,
-    pub b: Element,
-    pub c: Accumulator,
-    pub saturate: bool,
-    pub bits: Bits,
-    pub d_regs: &'a [Reg],
-    pub a_regs: &'a [Src],
-    pub b_regs: &'a [Src],
-    pub c_regs: &'a [Src],
-}
-
-impl Tile<'_> {
-    /// `halves`: groups of eight rows.
-    pub fn execute(&self, halves: usize, regs: &mut Registers, place: &Place) {
         if self.a == Element::F64 {
-            return self.double(halves, regs, place);
+            return self.double(regs, place);
         }
-        let a = words(self.a_regs, regs, place);
-        let b = words(self.b_regs, regs, place);
-        let mut sums = [[[0.0; COLUMNS]; 8]; 2];
-        let sums = &mut sums[..halves];
-        load_sums(self.c, self.c_regs, regs, place, sums);
-        match (self.a, self.bits) {
-            (Element::B1, Bits::Xor) => multiply_bits(|a, b| a ^ b, &a, &b, sums),
-            (Element::B1, Bits::And) => multiply_bits(|a, b| a & b, &a, &b, sums),
-            _ => multiply((self.a, self.b), &a, &b, sums),
+        let a = words(&self.a_regs, regs, place);
+        let b = words(&self.b_regs, regs, place);
+        let mut sums = [[[0.0; COLUMNS]; 8]; MAX_HALVES];
+        let sums = &mut sums[..self.m * self.n / 64];
+        load_sums(self.c, &self.c_regs, regs, place, sums);
+        let halves = if self.m == 8 { 1 } else { 2 };
+        let (rows, columns) = (self.m / (8 * halves), self.n / COLUMNS);
+        let mut tiles = sums.chunks_mut(halves);
+        for a in a.chunks(a.len() / rows) {
+            for (b, sums) in b.chunks(b.len() / columns).zip(&mut tiles) {
+                match (self.a, self.bits) {
+                    (Element::B1, Bits::Xor) => multiply_bits(|a, b| a ^ b, a, b, sums),
+                    (Element::B1, Bits::And) => multiply_bits(|a, b| a & b, a, b, sums),
+                    _ => multiply((self.a, self.b), a, b, sums),
+                }
+            }
         }
-        if self.c == Accumulator::S32 {
-            store_integers(self.d_regs, self.c_regs, self.saturate, regs, place, sums);
+        if self.d == Accumulator::S32 {
+            store_integers(&self.d_regs, &self.c_regs, self.saturate, regs, place, sums);
         } else {
-            store_sums(self.c, self.d_regs, regs, sums);
+            store_sums(self.d, &self.d_regs, regs, sums);
         }
     }
 
-    fn double(&self, halves: usize, regs: &mut Registers, place: &Place) {
+    /// Of 64 bits there are no larger tiles.
+    fn double(&self, regs: &mut Registers, place: &Place) {
         let read = |src: &Src| regs.read64(*src, place);
         let a: Vec<_> = self.a_regs.iter().map(read).collect();
         let b: Vec<_> = self.b_regs.iter().map(read).collect();
         let mut sums = [[[0.0; COLUMNS]; 8]; 2];
-        let sums = &mut sums[..halves];
+        let sums = &mut sums[..self.m / 8];
         for (pair, rows) in self.c_regs.as_chunks::<2>().0.iter().zip(&mut *sums) {
             scatter(rows, &pair.map(|src| each(&read(&src), f64::from_bits)));
         }
