@@ -26,8 +26,7 @@ fn main() {
             program.launch_3d(grid, [128, 1, 1], [1; 3], shared, &args)
         });
     }
-    if let Some(mut program) = program("kernels/cost.cu", "padded") {
-        program.current = program.kernels.iter().position(|k| k.name == "padded").expect("there");
+    if let Some(program) = program("kernels/cost.cu", "padded") {
         let n = 1024u64;
         let from = program.f32s(&vec![1.0; (n * n) as usize]);
         let to = program.unwritten(4 * n * n);

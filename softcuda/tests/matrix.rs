@@ -154,7 +154,7 @@ fn set(regs: &mut Registers, src: Src, values: &[u64; LANES]) {
 
 fn mma(kernel: &Kernel) -> &Mma {
     let Op::Matrix(op) = &kernel.code[0].op else { panic!("no matrix instruction") };
-    let Matrix::Mma(mma) = &**op;
+    let Matrix::Mma(mma) = &**op else { panic!("no product") };
     mma
 }
 

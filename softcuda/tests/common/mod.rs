@@ -3,21 +3,25 @@
 
 use softcuda::counters::Counters;
 use softcuda::fault::Report;
+use std::sync::Arc;
+
 use softcuda::ir::Kernel;
-use softcuda::lower::{Symbols, kernels};
 use softcuda::machine::{Launch, Schedule, Settings, run};
 use softcuda::memory::Device;
-use softcuda::ptx;
+use softcuda::module::Module;
 
 pub mod nvcc;
 
 /// A module with a device of its own, and the kernel that `launch` runs.
 pub struct Program {
-    pub kernels: Vec<Kernel>,
-    pub current: usize,
+    pub module: Module,
+    kernel: Arc<Kernel>,
     pub device: Device,
     pub settings: Settings,
 }
+
+/// The architecture modules are loaded for.
+const ARCH: u32 = 90;
 
 /// An argument of a launch.
 #[derive(Clone)]
@@ -30,23 +34,26 @@ pub enum Arg {
 }
 
 impl Program {
-    /// The first kernel of a module.
+    /// A module and its first kernel by name.
     pub fn module(text: &str) -> Self {
-        let module = ptx::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let lowered = kernels(&module, &Symbols::new());
-        let kernels = lowered.unwrap_or_else(|error| panic!("{error}"));
+        let device = Device::new(1 << 30);
+        let module = Module::load(&device, text.as_bytes(), ARCH);
+        let module = module.unwrap_or_else(|error| panic!("{error}"));
+        let kernel = module.kernels.values().next().expect("a kernel").clone();
         let settings = Settings { threads: 1, ..Settings::default() };
-        Self { kernels, current: 0, device: Device::new(1 << 30), settings }
+        Self { module, kernel, device, settings }
     }
 
     pub fn kernel(&self) -> &Kernel {
-        &self.kernels[self.current]
+        &self.kernel
     }
 
-    /// Makes the kernel whose name contains `part` the one to launch.
-    pub fn select(&mut self, part: &str) {
-        let found = self.kernels.iter().position(|kernel| kernel.name.contains(part));
-        self.current = found.unwrap_or_else(|| panic!("no kernel {part}"));
+    /// Makes the kernel of that name the one to launch, or else the first whose name contains it.
+    pub fn select(&mut self, name: &str) {
+        let kernels = &self.module.kernels;
+        let part = || kernels.values().find(|kernel| kernel.name.contains(name));
+        let found = kernels.get(name).or_else(part);
+        self.kernel = found.unwrap_or_else(|| panic!("no kernel {name}")).clone();
     }
 
     /// A kernel with up to four 64-bit parameters `a`, `b`, `c`, `d` and a body of instructions, which
@@ -161,11 +168,8 @@ impl Program {
 
 /// The message of a load that must fail.
 pub fn refused(text: &str) -> String {
-    match ptx::parse(text) {
+    match Module::load(&Device::new(1 << 20), text.as_bytes(), ARCH) {
         Err(error) => error.to_string(),
-        Ok(module) => match kernels(&module, &Symbols::new()) {
-            Err(error) => error.to_string(),
-            Ok(_) => panic!("accepted:\n{text}"),
-        },
+        Ok(_) => panic!("accepted:\n{text}"),
     }
 }
