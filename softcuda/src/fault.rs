@@ -81,13 +81,19 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub ptx: u32,
+    /// File and line.
     pub source: Option<(String, u32)>,
+    /// Where the function of `source` was inlined, and that one's caller, and so on.
+    pub inlined: Vec<(String, u32)>,
 }
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((file, line)) = &self.source {
             write!(f, "{file}:{line} ")?;
+        }
+        for (file, line) in &self.inlined {
+            write!(f, "inlined at {file}:{line} ")?;
         }
         write!(f, "(PTX line {})", self.ptx)
     }

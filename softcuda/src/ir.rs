@@ -294,6 +294,15 @@ pub struct FunctionCode {
     pub recursive: bool,
 }
 
+/// A place in a source file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Source {
+    pub file: String,
+    pub line: u32,
+    /// Where its function was inlined, an earlier entry of [`Kernel::sources`], or 0.
+    pub caller: u32,
+}
+
 /// A kernel ready to run.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -319,8 +328,8 @@ pub struct Kernel {
     pub max_registers: Option<u32>,
     /// Estimated 32-bit hardware registers per thread.
     pub registers: u32,
-    /// `(file, line)`; entry 0 is unknown.
-    pub sources: Vec<(String, u32)>,
+    /// Places in source files; entry 0 is unknown.
+    pub sources: Vec<Source>,
     /// `.version` × 10 and `.target`'s number.
     pub ptx_version: u32,
     pub target: u32,
@@ -330,8 +339,15 @@ impl Kernel {
     /// Where the instruction at `pc` comes from.
     pub fn line(&self, pc: u32) -> Line {
         let inst = &self.code[(pc as usize).min(self.code.len() - 1)];
-        let source = (inst.source > 0).then(|| self.sources[inst.source as usize].clone());
-        Line { ptx: inst.line, source }
+        let mut at = inst.source;
+        let mut places = std::iter::from_fn(|| {
+            let source = self.sources.get(at as usize).filter(|_| at > 0)?;
+            // A caller always comes before what is inlined into it.
+            at = source.caller;
+            Some((source.file.clone(), source.line))
+        });
+        let source = places.next();
+        Line { ptx: inst.line, source, inlined: places.collect() }
     }
 
     /// True if blocks of a launch can talk to each other: it must run in a fixed order to repeat.

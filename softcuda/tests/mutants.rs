@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Arg, Program, nvcc};
-use softcuda::fault::{Line, Report};
+use softcuda::fault::Report;
 use softcuda::machine::Schedule;
 
 const SCHEDULES: [Schedule; 4] =
@@ -53,7 +53,7 @@ fn check(name: &str, arch: &str, callers: &[u32], launch: impl Fn(&Program, u32)
                     }
                 }
                 Err(report) => {
-                    let right = lines(&report).any(|line| caught.contains(&line));
+                    let right = lines(&report, &file).iter().any(|line| caught.contains(line));
                     found |= right;
                     if !right {
                         missed.push(format!("{name} {mutant}, {schedule:?}, elsewhere: {report}"));
@@ -83,11 +83,12 @@ fn numbers(text: &str) -> impl Iterator<Item = u32> {
     text.split([' ', ',']).map_while(|word| word.parse().ok())
 }
 
-/// The lines of this source a report names.
-fn lines(report: &Report) -> impl Iterator<Item = u32> {
-    let source = |line: &Line| line.source.as_ref().map(|(_, line)| *line);
-    let other = report.other.as_ref().and_then(|other| source(&other.line));
-    source(&report.line).into_iter().chain(other)
+/// The lines of `file` that a report names.
+fn lines(report: &Report, file: &str) -> Vec<u32> {
+    let lines = [Some(&report.line), report.other.as_ref().map(|other| &other.line)];
+    let places =
+        lines.into_iter().flatten().flat_map(|line| line.source.iter().chain(&line.inlined));
+    places.filter(|(path, _)| path.ends_with(file)).map(|(_, line)| *line).collect()
 }
 
 fn ramp(n: usize) -> Vec<f32> {

@@ -72,7 +72,8 @@ fn scopes_labels_and_places() {
     let module = parse(&text).unwrap();
     let items = module.functions[0].body.as_ref().unwrap();
     assert!(matches!(items[0], Item::Register { name: "%r", count: Some(10), .. }));
-    assert!(matches!(items[1], Item::Location { file: 1, line: 7 }));
+    let Item::Location(location) = items[1] else { panic!("a place") };
+    assert_eq!((location.place, location.inlined_at), ((1, 7, 3), Some((1, 2, 3))));
     assert!(matches!(&items[2], Item::Instruction(add) if add.parts == ["add", "u32"]));
     let Item::Instruction(branch) = &items[3] else { panic!("a branch") };
     assert_eq!((branch.guard, branch.line), (Some(("%p1", true)), 9));

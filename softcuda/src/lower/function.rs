@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::names::{Binding, Scope, special};
 use super::{Lowered, Symbols, align, bank_of, function_address, function_named, layout};
 use crate::ir::{
-    Addr, Control, FunctionCode, Inst, Kernel, Op, PredSrc, Reg, Space, Special, Src, Ty,
+    Addr, Control, FunctionCode, Inst, Kernel, Op, PredSrc, Reg, Source, Space, Special, Src, Ty,
 };
 use crate::pressure::{Uses, estimate};
 use crate::ptx::PtxError;
-use crate::ptx::ast::{Function, Instruction, Item, Module, Operand, Variable};
+use crate::ptx::ast::{Function, Instruction, Item, Location, Module, Operand, Variable};
 
 /// The state of lowering a kernel; families ask it for operands.
 pub struct Lowerer<'a> {
@@ -32,8 +32,10 @@ pub struct Lowerer<'a> {
     uses: Vec<Uses>,
     /// Of the instruction being lowered.
     touched: Uses,
-    sources: Vec<(String, u32)>,
-    source_index: HashMap<(u32, u32), u32>,
+    sources: Vec<Source>,
+    /// Entry of each place, and the last one of each file, line and column.
+    source_index: HashMap<Location, u32>,
+    last_source: HashMap<(u32, u32, u32), u32>,
     source: u32,
     /// Line of the instruction being lowered.
     pub line: u32,
@@ -60,8 +62,9 @@ impl<'a> Lowerer<'a> {
             code: Vec::new(),
             uses: Vec::new(),
             touched: Uses::default(),
-            sources: vec![(String::new(), 0)],
+            sources: vec![Source::default()],
             source_index: HashMap::new(),
+            last_source: HashMap::new(),
             source: 0,
             line: entry.line,
         };
@@ -218,19 +221,23 @@ impl<'a> Lowerer<'a> {
                 self.bind(name, Binding::Prototype { returns, parameters });
             }
             Item::Scope(items) => self.scope(items)?,
-            Item::Location { file, line } => self.locate(*file, *line),
+            Item::Location(location) => self.locate(*location),
             Item::Instruction(instruction) => self.instruction(instruction)?,
         }
         Ok(())
     }
 
-    fn locate(&mut self, file: u32, line: u32) {
+    fn locate(&mut self, location: Location) {
         let next = self.sources.len() as u32;
-        self.source = *self.source_index.entry((file, line)).or_insert(next);
+        self.source = *self.source_index.entry(location).or_insert(next);
+        let (file, line, _) = location.place;
         if self.source == next {
             let path = self.module.files.iter().find(|(number, _)| *number == file);
-            self.sources.push((path.map_or(String::new(), |(_, path)| (*path).to_owned()), line));
+            let file = path.map_or(String::new(), |(_, path)| (*path).to_owned());
+            let caller = location.inlined_at.and_then(|call| self.last_source.get(&call).copied());
+            self.sources.push(Source { file, line, caller: caller.unwrap_or(0) });
         }
+        self.last_source.insert(location.place, self.source);
     }
 
     fn instruction(&mut self, instruction: &'a Instruction<'a>) -> Lowered<()> {

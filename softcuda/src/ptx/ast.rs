@@ -93,11 +93,15 @@ pub enum Item<'a> {
     },
     Scope(Vec<Item<'a>>),
     /// `.loc file line …`: what follows comes from there.
-    Location {
-        file: u32,
-        line: u32,
-    },
+    Location(Location),
     Instruction(Instruction<'a>),
+}
+
+/// A `.loc`: file number, line and column, and those of the call it was inlined for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Location {
+    pub place: (u32, u32, u32),
+    pub inlined_at: Option<(u32, u32, u32)>,
 }
 
 /// An instruction as written.

@@ -36,8 +36,8 @@ impl<'a> Parser<'a> {
         match directive {
             "reg" => self.registers(items)?,
             "loc" => {
-                let (file, line) = self.location()?;
-                items.push(Item::Location { file, line });
+                let location = self.location()?;
+                items.push(Item::Location(location));
             }
             "pragma" => self.pragma()?,
             "local" | "shared" | "param" | "global" | "const" | "extern" => {

@@ -1,7 +1,7 @@
 //! Module scope: directives, variables, the heads of kernels and functions.
 
 use super::PtxError;
-use super::ast::{Function, Init, Module, Variable};
+use super::ast::{Function, Init, Location, Module, Variable};
 use super::lexer::{Lexer, Token};
 
 /// Scopes and vectors deeper than this are refused: no compiler writes them.
@@ -168,10 +168,10 @@ impl<'a> Parser<'a> {
     }
 
     /// `.loc file line column[, function_name …][, inlined_at …]`: file and line.
-    pub(super) fn location(&mut self) -> Parsed<(u32, u32)> {
+    pub(super) fn location(&mut self) -> Parsed<Location> {
         self.advance()?;
-        let place = (self.small()?, self.small()?);
-        self.small()?;
+        let place = self.place()?;
+        let mut inlined_at = None;
         while self.accept(b',')? {
             match self.word()? {
                 "function_name" => {
@@ -180,15 +180,16 @@ impl<'a> Parser<'a> {
                         self.small()?;
                     }
                 }
-                "inlined_at" => {
-                    for _ in 0..3 {
-                        self.small()?;
-                    }
-                }
+                "inlined_at" => inlined_at = Some(self.place()?),
                 other => return self.error(&format!("unknown part {other} of .loc")),
             }
         }
-        Ok(place)
+        Ok(Location { place, inlined_at })
+    }
+
+    /// File, line and column.
+    fn place(&mut self) -> Parsed<(u32, u32, u32)> {
+        Ok((self.small()?, self.small()?, self.small()?))
     }
 
     /// A variable, kernel or function with its linkage.

@@ -30,7 +30,7 @@ __global__ void scan(const int *in, int *out, int *prefix, int *ready, int n) {
       if (lane >= offset) s += other;
     }
     sums[lane] = s;
-    if (BUG(5)) __syncthreads(); // caught 5
+    if (BUG(5)) asm volatile("bar.sync 1;" ::: "memory"); // caught 5
   }
   if (!BUG(6)) __syncthreads();
   if (warp > 0) v += sums[warp - 1]; // caught 6

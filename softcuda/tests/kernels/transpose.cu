@@ -9,7 +9,7 @@ __global__ void transpose(const float *in, float *out, int rows, int cols) {
     if (x < (BUG(3) ? cols + 1 : cols) && y + j < (BUG(4) ? rows + 1 : rows))
       tile[threadIdx.y + j][threadIdx.x] = in[(y + j) * cols + x]; // caught 1 3 4 5
   if (BUG(6)) {
-    if (y < rows - 4) __syncthreads(); // caught 6
+    if (y < rows - 4) __syncthreads();
   } else if (!BUG(5)) {
     __syncthreads();
   }
@@ -17,7 +17,7 @@ __global__ void transpose(const float *in, float *out, int rows, int cols) {
   if (BUG(7)) y = threadIdx.y;
   for (int j = 0; j < 32; j += 8)
     if (x < rows && y + j < (BUG(8) ? rows : cols))
-      out[(y + j) * (BUG(9) ? cols : rows) + x] = tile[threadIdx.x][threadIdx.y + j]; // caught 2 5 7 8 9
+      out[(y + j) * (BUG(9) ? cols : rows) + x] = tile[threadIdx.x][threadIdx.y + j]; // caught 2 5 6 7 8 9
 }
 
 #define INSTANCE(n) template __global__ void transpose<n>(const float *, float *, int, int);
