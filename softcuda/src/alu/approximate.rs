@@ -1,7 +1,7 @@
 //! Approximate functions. Each is computed in f64 and rounded, hence within the bound PTX documents.
 //! Source: PTX ISA, section 9.7.3.
 
-use super::float::{finish, flush};
+use super::float::{canonical, finish, flush};
 use super::lanes::{Lanes, Operands};
 use super::suffix::{Suffixes, operands, refuse};
 use crate::ir::Ty;
@@ -102,11 +102,8 @@ fn coarse(a: f64, ftz: bool, f: impl Fn(f64) -> f64) -> f64 {
     let flush = |x: f64| if x.is_subnormal() { 0f64.copysign(x) } else { x };
     let a = if ftz { flush(f64::from_bits(a.to_bits() & UPPER)) } else { a };
     let result = f(a);
-    if result.is_nan() {
-        return f64::from_bits(0x7ff8_0000_0000_0000);
-    }
     if !ftz || !result.is_finite() {
-        return result;
+        return canonical(result);
     }
     flush(f64::from_bits(result.to_bits().wrapping_add(1 << 31) & UPPER))
 }

@@ -1,7 +1,7 @@
 //! Counting, finding, cutting and inserting bits, and dot products of bytes. Source: PTX ISA, section 9.7.1.
 
 use super::lanes::{Lane, Lanes, Operands};
-use super::suffix::{Suffixes, operands, refuse};
+use super::suffix::{self, Suffixes, operands, refuse};
 use crate::ir::{LANES, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::ptx::ast::Instruction;
@@ -80,9 +80,13 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<BitFiel
         Op::Bfe => operands(l, i, ty, &[ty, Ty::U32, Ty::U32])?,
         Op::Bfi => {
             let [d, a, b, position, bits] = crate::lower::operands(i)?;
-            length = l.src(Ty::U32, bits)?;
-            let src = [l.src(ty, a)?, l.src(ty, b)?, l.src(Ty::U32, position)?];
-            Operands { dst: l.dst(ty, d)?, src }
+            length = suffix::src(l, Ty::U32, bits)?;
+            let src = [
+                suffix::src(l, ty, a)?,
+                suffix::src(l, ty, b)?,
+                suffix::src(l, Ty::U32, position)?,
+            ];
+            Operands { dst: suffix::dst(l, ty, d)?, src }
         }
         Op::Fns => operands(l, i, ty, &[ty, Ty::B32, Ty::S32])?,
         _ => operands(l, i, ty, &[ty, Ty::U32])?,

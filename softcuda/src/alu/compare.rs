@@ -3,8 +3,8 @@
 
 use super::float::flush;
 use super::lanes::{Lane, Lanes, Operands, bits_of};
-use super::round::Format;
-use super::suffix::{Suffixes, operands, refuse, sources};
+use super::short::{Bf16, F16, Short};
+use super::suffix::{self, Suffixes, operands, refuse, sources};
 use crate::ir::{LANES, Mask, PredSrc, Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::ptx::ast::{Instruction, Operand};
@@ -111,8 +111,8 @@ fn setp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     if q.is_none() && matches!(ty, Ty::F16x2 | Ty::Bf16x2) {
         return refuse(l, i);
     }
-    let p = l.dst(Ty::Pred, p)?;
-    let q = q.map(|q| l.dst(Ty::Pred, q)).transpose()?;
+    let p = suffix::dst(l, Ty::Pred, p)?;
+    let q = q.map(|q| suffix::dst(l, Ty::Pred, q)).transpose()?;
     Ok(Compare::Setp { comparison, p, q })
 }
 
@@ -136,7 +136,7 @@ fn set<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     };
     let [dst, rest @ ..] = i.operands.as_slice() else { return refuse(l, i) };
     let comparison = comparison(l, i, (name, with, ftz, from), rest)?;
-    Ok(Compare::Set { comparison, dst: l.dst(to, dst)?, yes })
+    Ok(Compare::Set { comparison, dst: suffix::dst(l, to, dst)?, yes })
 }
 
 /// The name of the test, the combination, `.ftz`.
@@ -217,8 +217,8 @@ fn selp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     if !matches!(ty.bits(), 16 | 32 | 64) {
         return refuse(l, i);
     }
-    let src = [l.src(ty, a)?, l.src(ty, b)?, Src::Imm(0)];
-    let operands = Operands { dst: l.dst(ty, d)?, src };
+    let src = [suffix::src(l, ty, a)?, suffix::src(l, ty, b)?, Src::Imm(0)];
+    let operands = Operands { dst: suffix::dst(l, ty, d)?, src };
     Ok(Compare::Selp { wide: ty.bits() == 64, operands, condition: l.predicate(c)? })
 }
 
@@ -349,18 +349,21 @@ fn outcome(c: &Comparison, lanes: &Lanes<'_>) -> [Mask; 2] {
         Ty::S64 => one(holds::<i64, _>(c, lanes, |x| x)),
         Ty::F32 => one(holds::<f32, _>(c, lanes, i)),
         Ty::F64 => one(holds::<f64, _>(c, lanes, |x| x)),
-        _ => {
-            let format = match c.ty {
-                Ty::F16 | Ty::F16x2 => Format::F16,
-                _ => Format::BF16,
-            };
-            let widen = move |bits: u32| {
-                let flushed = ftz && bits & 0x7c00 == 0;
-                format.widen(u64::from(if flushed { bits & 0x8000 } else { bits & 0xffff }))
-            };
-            [holds::<u32, _>(c, lanes, widen), holds::<u32, _>(c, lanes, |x| widen(x >> 16))]
-        }
+        Ty::F16 | Ty::F16x2 => short::<F16>(c, lanes),
+        _ => short::<Bf16>(c, lanes),
     }
+}
+
+/// Of the low and the high element.
+fn short<F: Short>(c: &Comparison, lanes: &Lanes<'_>) -> [Mask; 2] {
+    let ftz = c.ftz;
+    let widen = move |bits: u32| {
+        let subnormal = ftz && bits & F::EXPONENT == 0;
+        F::widen(if subnormal { bits & 0x8000 } else { bits & 0xffff })
+    };
+    let packed = matches!(c.ty, Ty::F16x2 | Ty::Bf16x2);
+    let high = if packed { holds::<u32, _>(c, lanes, |x| widen(x >> 16)) } else { 0 };
+    [holds::<u32, _>(c, lanes, widen), high]
 }
 
 fn holds<T: Lane, V: PartialOrd>(

@@ -4,6 +4,7 @@
 use super::float::flush;
 use super::lanes::{Lane, Lanes};
 use super::round::{Format, Rounding, odd_from};
+use super::short::{Bf16, F16, Short};
 use super::suffix::{Suffixes, refuse};
 use crate::ir::{LANES, Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
@@ -279,8 +280,8 @@ fn between_integers(from: Ty, to: Ty, how: &How, lanes: &mut Lanes<'_>, dst: Reg
 /// A floating-point source; exact in f64.
 fn floats(ty: Ty, ftz: bool, lanes: &Lanes<'_>, src: Src) -> [f64; LANES] {
     match ty {
-        Ty::F16 => lanes.read::<u32>(src).map(|bits| Format::F16.widen(u64::from(bits & 0xffff))),
-        Ty::Bf16 => lanes.read::<u32>(src).map(|bits| f64::from(f32::from_bits(bits << 16))),
+        Ty::F16 => lanes.read::<u32>(src).map(|bits| f64::from(F16::widen(bits))),
+        Ty::Bf16 => lanes.read::<u32>(src).map(|bits| f64::from(Bf16::widen(bits))),
         Ty::F32 if ftz => lanes.read::<f32>(src).map(|x| f64::from(flush(x))),
         Ty::F32 => lanes.read::<f32>(src).map(f64::from),
         _ => lanes.read::<f64>(src),
@@ -320,25 +321,25 @@ fn to_integer(from: Ty, to: Ty, how: &How, lanes: &mut Lanes<'_>, dst: Reg, src:
 fn from_integer(from: Ty, to: Ty, how: &How, lanes: &mut Lanes<'_>, dst: Reg, src: Src) {
     let values = integers(from, lanes, src);
     let unsigned = from == Ty::U64;
+    let widest =
+        move |value: i64| if unsigned { i128::from(value as u64) } else { i128::from(value) };
     match (to, how.rounding, how.sat) {
         (Ty::F32, Rounding::Nearest, false) if unsigned => {
             lanes.write(dst, &values.map(|value| value as u64 as f32));
         }
         (Ty::F32, Rounding::Nearest, false) => lanes.write(dst, &values.map(|value| value as f32)),
-        _ => {
-            let exact = |value: i64| if unsigned { i128::from(value as u64) } else { value.into() };
-            let (format, how) = (format(to), *how);
-            write_floats(to, lanes, dst, &values.map(exact), |value| {
-                let odd = if format == Format::F64 && how.rounding != Rounding::Nearest {
-                    return directed_double(value, how.rounding);
-                } else if format == Format::F64 {
-                    value as f64
-                } else {
-                    odd_from(value)
-                };
-                finish(odd, format, &how)
-            });
+        (Ty::F64, Rounding::Nearest, false) if unsigned => {
+            lanes.write(dst, &values.map(|value| value as u64 as f64));
         }
+        (Ty::F64, Rounding::Nearest, false) => lanes.write(dst, &values.map(|value| value as f64)),
+        (Ty::F64, rounding, false) => {
+            let exact = |value| directed_double(widest(value), rounding);
+            lanes.write(dst, &values.map(exact));
+        }
+        (to, ..) if from.bits() < 64 => {
+            rounded(to, how, lanes, dst, &values.map(|value| value as f64));
+        }
+        (to, ..) => rounded(to, how, lanes, dst, &values.map(|value| odd_from(widest(value)))),
     }
 }
 
@@ -363,7 +364,7 @@ fn format(ty: Ty) -> Format {
 fn finish(x: f64, format: Format, how: &How) -> u64 {
     let x = if how.relu && x < 0.0 { 0.0 } else { x };
     let bits = if format == Format::F64 {
-        if x.is_nan() { Format::F64.nan.unwrap_or_default() } else { x.to_bits() }
+        super::float::canonical(x).to_bits()
     } else {
         format.narrow(x, how.rounding)
     };
@@ -383,34 +384,38 @@ fn finish(x: f64, format: Format, how: &How) -> u64 {
     bits
 }
 
-fn write_floats<T: Copy>(
-    to: Ty,
-    lanes: &mut Lanes<'_>,
-    dst: Reg,
-    values: &[T; LANES],
-    bits: impl Fn(T) -> u64,
-) {
-    let shift = if to == Ty::Tf32 { 13 } else { 0 };
-    lanes.write(dst, &std::array::from_fn::<u64, LANES, _>(|n| bits(values[n]) << shift));
+/// Rounds numbers that are exact or rounded to odd, and writes them.
+fn rounded(to: Ty, how: &How, lanes: &mut Lanes<'_>, dst: Reg, values: &[f64; LANES]) {
+    let plain = how.rounding == Rounding::Nearest && !how.sat && !how.relu && !how.satfinite;
+    match to {
+        Ty::F16 if plain => lanes.write(dst, &values.map(F16::narrow_wide)),
+        Ty::Bf16 if plain => lanes.write(dst, &values.map(Bf16::narrow_wide)),
+        _ => {
+            let (format, how) = (format(to), *how);
+            let shift = if to == Ty::Tf32 { 13 } else { 0 };
+            let flushes = how.ftz && to == Ty::F32;
+            let bits = values.map(|x| match finish(x, format, &how) << shift {
+                bits if flushes => u64::from(flush(f32::from_bits(bits as u32)).to_bits()),
+                bits => bits,
+            });
+            lanes.write(dst, &bits);
+        }
+    }
 }
 
 fn between_floats(from: Ty, to: Ty, how: &How, lanes: &mut Lanes<'_>, dst: Reg, src: Src) {
     let mut values = floats(from, how.ftz, lanes, src);
+    let mut how = *how;
     if how.integral {
         values = values.map(|x| integral(x, how.rounding));
+        how.rounding = Rounding::Nearest;
     }
-    let flushes = how.ftz && to == Ty::F32;
-    let plain = how.rounding == Rounding::Nearest || how.integral || from != Ty::F64;
-    if to == Ty::F32 && plain {
-        let sat = how.sat;
+    if to == Ty::F32 && how.rounding == Rounding::Nearest {
+        let (flushes, sat) = (how.ftz, how.sat);
         lanes.write(dst, &values.map(|x| super::float::finish(x as f32, flushes, sat)));
-        return;
+    } else {
+        rounded(to, &how, lanes, dst, &values);
     }
-    let (format, how) = (format(to), *how);
-    write_floats(to, lanes, dst, &values, |x| {
-        let bits = finish(x, format, &how);
-        if flushes { u64::from(flush(f32::from_bits(bits as u32)).to_bits()) } else { bits }
-    });
 }
 
 fn elements(from: &Elements, to: &Target, lanes: &mut Lanes<'_>, dst: Reg) {
@@ -422,18 +427,21 @@ fn elements(from: &Elements, to: &Target, lanes: &mut Lanes<'_>, dst: Reg) {
                 .map(|n| words.map(|word| format.widen(word >> (n * stride) & ((1 << stride) - 1))))
         }
     };
-    let how = How {
-        rounding: to.rounding,
-        integral: false,
-        ftz: false,
-        sat: false,
-        relu: to.relu,
-        satfinite: to.satfinite,
-        width: 0,
-    };
-    let [low, high] = sources.map(|values| values.map(|x| finish(x, to.format, &how)));
+    let plain = to.rounding == Rounding::Nearest && !to.relu && !to.satfinite;
+    let [low, high] = sources.map(|values| match to.format {
+        Format::F16 if plain => values.map(|x| u64::from(F16::narrow_wide(x))),
+        Format::BF16 if plain => values.map(|x| u64::from(Bf16::narrow_wide(x))),
+        format => values.map(|x| finish(x, format, &to.how())),
+    });
     let packed: [u64; LANES] = std::array::from_fn(|n| high[n] << to.stride | low[n]);
     u64::write(lanes.regs, dst, lanes.mask, &packed);
+}
+
+impl Target {
+    fn how(&self) -> How {
+        let Self { rounding, relu, satfinite, .. } = *self;
+        How { rounding, relu, satfinite, integral: false, ftz: false, sat: false, width: 0 }
+    }
 }
 
 fn pack(bits: u32, signed: bool, lanes: &mut Lanes<'_>, dst: Reg, src: &[Src; 3]) {

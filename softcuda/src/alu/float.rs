@@ -164,48 +164,22 @@ pub fn finish(x: f32, ftz: bool, sat: bool) -> f32 {
         // A NaN is not greater than zero.
         return if x > 0.0 { x.min(1.0) } else { 0.0 };
     }
-    if x.is_nan() { CANONICAL } else { x }
+    // By its bits: as numbers, one NaN is as good as another to the compiler.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
-
-const CANONICAL: f32 = f32::from_bits(0x7fff_ffff);
 
 /// The lesser or greater of two numbers; −0 is less than +0.
 pub(super) fn choose<T: Number>(how: Select, a: T, b: T) -> T {
     let negative = a.negative() != b.negative();
     let (a, b) = if how.abs { (a.magnitude(), b.magnitude()) } else { (a, b) };
     let (a_nan, b_nan) = (a.nan(), b.nan());
-    let chosen = match (a_nan, b_nan) {
-        (true, true) => a,
-        (true, false) => {
-            if how.nan {
-                a
-            } else {
-                b
-            }
-        }
-        (false, true) => {
-            if how.nan {
-                b
-            } else {
-                a
-            }
-        }
-        // Zeros of either sign.
-        (false, false) if a == b => {
-            if a.negative() != how.max {
-                a
-            } else {
-                b
-            }
-        }
-        (false, false) => {
-            if (a < b) != how.max {
-                a
-            } else {
-                b
-            }
-        }
-    };
+    let equal = a == b;
+    // Zeros of either sign are equal; all else is ordered, or a NaN. No branches: loops vectorise.
+    let ordered = (equal & (a.negative() != how.max)) | (!equal & ((a < b) != how.max));
+    let first =
+        (a_nan & (how.nan | b_nan)) | (!a_nan & b_nan & !how.nan) | (!a_nan & !b_nan & ordered);
+    let chosen = if first { a } else { b };
     if how.xorsign && !chosen.nan() { chosen.with_sign(negative) } else { chosen }
 }
 
@@ -299,8 +273,10 @@ fn double(this: &Float, lanes: &mut Lanes<'_>) {
     }
 }
 
-fn canonical(x: f64) -> f64 {
-    if x.is_nan() { f64::from_bits(0x7ff8_0000_0000_0000) } else { x }
+/// PTX leaves a NaN's payload open: the same one always, for results to repeat.
+pub(super) fn canonical(x: f64) -> f64 {
+    let bits = x.to_bits();
+    f64::from_bits(if bits << 1 > 0x7ff << 53 { 0x7ff8 << 48 } else { bits })
 }
 
 /// The exact result rounded, or `native` where zeros, infinities or NaN are involved.

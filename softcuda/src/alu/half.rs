@@ -3,7 +3,8 @@
 
 use super::float::{Select, choose, select};
 use super::lanes::{Lane, Lanes, Operands};
-use super::round::{Format, Rounding, add_odd, fma_odd};
+use super::round::{Rounding, add_odd, fma_odd};
+use super::short::{Bf16, F16, Short};
 use super::suffix::{Suffixes, operands, refuse};
 use crate::ir::{LANES, Ty};
 use crate::lower::{Lowered, Lowerer};
@@ -12,7 +13,8 @@ use crate::ptx::ast::Instruction;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Half {
     pub op: Op,
-    pub format: Format,
+    /// bfloat16 rather than half precision.
+    pub brain: bool,
     pub packed: bool,
     pub ftz: bool,
     pub sat: bool,
@@ -66,90 +68,61 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Half> {
         _ => 2,
     };
     let operands = operands(l, i, ty, &[ty; 3][..sources])?;
-    let format = if brain { Format::BF16 } else { Format::F16 };
     let packed = ty.bits() == 32;
-    Ok(Half { op, format, packed, ftz, sat, relu, operands })
+    Ok(Half { op, brain, packed, ftz, sat, relu, operands })
 }
 
 pub fn execute(this: &Half, lanes: &mut Lanes<'_>) {
-    match this.format {
-        Format::F16 => formatted::<F16>(this, lanes),
-        _ => formatted::<Bf16>(this, lanes),
+    let plain = !(this.ftz || this.sat || this.relu);
+    match (this.brain, plain) {
+        (false, true) => formatted::<F16, true>(this, lanes),
+        (false, false) => formatted::<F16, false>(this, lanes),
+        (true, true) => formatted::<Bf16, true>(this, lanes),
+        (true, false) => formatted::<Bf16, false>(this, lanes),
     }
 }
 
-fn formatted<F: Narrow>(this: &Half, lanes: &mut Lanes<'_>) {
-    let ftz = this.ftz;
+/// `PLAIN`: without `.ftz`, `.sat` and `.relu`, which the loops over lanes then need not ask for.
+fn formatted<F: Short, const PLAIN: bool>(this: &Half, lanes: &mut Lanes<'_>) {
+    let (ftz, sat, relu) = (this.ftz && !PLAIN, this.sat && !PLAIN, this.relu && !PLAIN);
     let flush = move |bits: u32| if ftz && bits & F::EXPONENT == 0 { bits & 0x8000 } else { bits };
-    let (sat, relu) = (this.sat, this.relu);
-    let round = move |x: f64| -> u32 {
-        let bits = flush(F::narrow(x));
+    let round = move |x: f64| {
+        let bits = flush(F::narrow_wide(x));
         if sat {
+            // A NaN is not greater than zero.
             return if x > 0.0 { bits.min(F::ONE) } else { 0 };
         }
-        if relu && (bits & 0x8000 != 0) && !x.is_nan() { 0 } else { bits }
+        if relu && bits & 0x8000 != 0 { 0 } else { bits }
     };
-    let wide = move |bits: u32| F::widen(flush(bits));
-    match this.op {
-        Op::Add => apply(this, lanes, |[a, b, _]| round(add_odd(wide(a), wide(b)))),
-        Op::Sub => apply(this, lanes, |[a, b, _]| round(add_odd(wide(a), -wide(b)))),
-        Op::Mul => apply(this, lanes, |[a, b, _]| round(wide(a) * wide(b))),
-        Op::Fma => apply(this, lanes, |[a, b, c]| round(fma_odd(wide(a), wide(b), wide(c)))),
-        Op::Neg => apply(this, lanes, |[a, ..]| flush(a) ^ 0x8000),
-        Op::Abs => apply(this, lanes, |[a, ..]| flush(a) & 0x7fff),
-        Op::Select(how) => apply(this, lanes, |[a, b, _]| round(choose(how, wide(a), wide(b)))),
-        Op::Ex2 => apply(this, lanes, |[a, ..]| round(wide(a).exp2())),
-        Op::Tanh => apply(this, lanes, |[a, ..]| round(wide(a).tanh())),
-    }
+    // Separate loops over the lanes: each vectorises.
+    let wide = |bits: [u32; LANES]| bits.map(|bits| f64::from(F::widen(flush(bits))));
+    elementwise(this, lanes, |sources| {
+        if let Op::Neg | Op::Abs = this.op {
+            let [a, ..] = sources;
+            return a
+                .map(|a| if this.op == Op::Neg { flush(a) ^ 0x8000 } else { flush(a) & 0x7fff });
+        }
+        let [a, b, c] = sources.map(wide);
+        let values: [f64; LANES] = match this.op {
+            Op::Add => std::array::from_fn(|n| add_odd(a[n], b[n])),
+            Op::Sub => std::array::from_fn(|n| add_odd(a[n], -b[n])),
+            Op::Mul => std::array::from_fn(|n| a[n] * b[n]),
+            Op::Fma => std::array::from_fn(|n| fma_odd(a[n], b[n], c[n])),
+            Op::Select(how) => std::array::from_fn(|n| choose(how, a[n], b[n])),
+            Op::Ex2 => a.map(f64::exp2),
+            _ => a.map(f64::tanh),
+        };
+        values.map(round)
+    });
 }
 
 /// Applies `f` to the low halves of the sources, and to the high ones if packed.
-fn apply(this: &Half, lanes: &mut Lanes<'_>, f: impl Fn([u32; 3]) -> u32) {
-    let [a, b, c] = this.operands.src.map(|src| lanes.read::<u32>(src));
-    let low: [u32; LANES] =
-        std::array::from_fn(|n| f([a[n] & 0xffff, b[n] & 0xffff, c[n] & 0xffff]));
-    if !this.packed {
-        return lanes.write(this.operands.dst, &low);
+fn elementwise(this: &Half, lanes: &mut Lanes<'_>, f: impl Fn([[u32; LANES]; 3]) -> [u32; LANES]) {
+    let sources = this.operands.src.map(|src| lanes.read::<u32>(src));
+    let mut values = f(sources.map(|words| words.map(|word| word & 0xffff)));
+    if this.packed {
+        let high = f(sources.map(|words| words.map(|word| word >> 16)));
+        values = std::array::from_fn(|n| high[n] << 16 | values[n]);
     }
-    let values: [u32; LANES] =
-        std::array::from_fn(|n| low[n] | f([a[n] >> 16, b[n] >> 16, c[n] >> 16]) << 16);
     u32::write(lanes.regs, this.operands.dst, lanes.mask, &values);
-}
-
-/// A 16-bit format.
-pub trait Narrow {
-    const EXPONENT: u32;
-    const ONE: u32;
-    fn widen(bits: u32) -> f64;
-    /// Of an f64 that is exact or rounded to odd, to nearest.
-    fn narrow(x: f64) -> u32;
-}
-
-pub struct F16;
-pub struct Bf16;
-
-impl Narrow for F16 {
-    const EXPONENT: u32 = 0x7c00;
-    const ONE: u32 = 0x3c00;
-
-    fn widen(bits: u32) -> f64 {
-        Format::F16.widen(u64::from(bits))
-    }
-
-    fn narrow(x: f64) -> u32 {
-        Format::F16.narrow(x, Rounding::Nearest) as u32
-    }
-}
-
-impl Narrow for Bf16 {
-    const EXPONENT: u32 = 0x7f80;
-    const ONE: u32 = 0x3f80;
-
-    fn widen(bits: u32) -> f64 {
-        f64::from(f32::from_bits(bits << 16))
-    }
-
-    fn narrow(x: f64) -> u32 {
-        Format::BF16.narrow(x, Rounding::Nearest) as u32
-    }
 }

@@ -2,7 +2,7 @@
 //! 9.7.9.7 (`prmt`).
 
 use super::lanes::{Lane, Lanes, Operands, bits_of};
-use super::suffix::{Suffixes, operands, refuse, sources};
+use super::suffix::{self, Suffixes, operands, refuse, sources};
 use crate::ir::{PredSrc, Reg, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::ptx::ast::{Instruction, Operand};
@@ -129,15 +129,15 @@ pub fn lower_lop3<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<su
         if rest.len() != 4 {
             return refuse(l, i);
         }
-        let operands = Operands { dst: l.dst(ty, dst)?, src };
+        let operands = Operands { dst: suffix::dst(l, ty, dst)?, src };
         return Ok(super::Alu::Logic(Logic { op: Op::Lop3(table), ty, operands }));
     }
     let (Operand::Pair(d, p), [_, _, _, _, with]) = (dst, rest) else { return refuse(l, i) };
     Ok(super::Alu::Lop3(Lop3Predicate {
         table,
         and,
-        operands: Operands { dst: l.dst(ty, d)?, src },
-        predicate: l.dst(Ty::Pred, p)?,
+        operands: Operands { dst: suffix::dst(l, ty, d)?, src },
+        predicate: suffix::dst(l, Ty::Pred, p)?,
         with: l.predicate(with)?,
     }))
 }

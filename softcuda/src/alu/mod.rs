@@ -14,6 +14,7 @@ mod lanes;
 pub mod logic;
 pub mod moves;
 mod round;
+mod short;
 mod suffix;
 
 pub use lanes::Operands;

@@ -1,7 +1,7 @@
 //! `mov`: copies, addresses, special registers, and vectors packed into a register or taken from one.
 
 use super::lanes::{Lane, Lanes};
-use super::suffix::{Suffixes, refuse};
+use super::suffix::{self, Suffixes, refuse};
 use crate::ir::{LANES, Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::ptx::ast::{Instruction, Operand};
@@ -53,16 +53,18 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Move> {
     match (dst, src) {
         (dst, Operand::Vector(elements)) => {
             let (bits, element) = element(l, i, ty, elements.len())?;
-            let src = elements.iter().map(|e| l.src(element, e)).collect::<Lowered<_>>()?;
-            Ok(Move::Pack { dst: l.dst(ty, dst)?, bits, src })
+            let src =
+                elements.iter().map(|e| suffix::src(l, element, e)).collect::<Lowered<_>>()?;
+            Ok(Move::Pack { dst: suffix::dst(l, ty, dst)?, bits, src })
         }
         (Operand::Vector(elements), src) => {
             let (bits, element) = element(l, i, ty, elements.len())?;
-            let dst = elements.iter().map(|e| l.dst(element, e)).collect::<Lowered<_>>()?;
-            Ok(Move::Unpack { dst, bits, src: l.src(ty, src)? })
+            let dst =
+                elements.iter().map(|e| suffix::dst(l, element, e)).collect::<Lowered<_>>()?;
+            Ok(Move::Unpack { dst, bits, src: suffix::src(l, ty, src)? })
         }
         _ => {
-            let (dst, src) = (l.dst(ty, dst)?, l.src(ty, src)?);
+            let (dst, src) = (suffix::dst(l, ty, dst)?, suffix::src(l, ty, src)?);
             match (ty.bits(), src) {
                 (1, src) => Ok(Move::Predicate { dst, src }),
                 (128, Src::Reg(src @ Reg::Q(_))) => Ok(Move::Quad { dst, src }),

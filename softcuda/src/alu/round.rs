@@ -89,7 +89,9 @@ impl Format {
     /// NaN gets its largest number.
     pub fn narrow(self, value: f64, rounding: Rounding) -> u64 {
         match Exact::of(value) {
-            Some(exact) => exact.round(self, rounding),
+            Some(Exact { negative, exponent, mantissa }) => {
+                round(negative, mantissa as u64, exponent, self, rounding)
+            }
             None if value.is_nan() => self.nan.unwrap_or(self.max),
             None => {
                 let magnitude = if value == 0.0 { 0 } else { self.infinity.unwrap_or(self.max) };
@@ -126,42 +128,12 @@ impl Exact {
     }
 
     pub fn round(self, format: Format, rounding: Rounding) -> u64 {
-        let sign = if self.negative { format.sign() } else { 0 };
-        let m = format.mantissa_bits as i32;
-        let top = self.exponent + 127 - self.mantissa.leading_zeros() as i32;
-        let base = top.max(format.min_exponent());
-        // Bits of the mantissa below the format's last place.
-        let dropped = base - m - self.exponent;
-        let (kept, rest) = match dropped {
-            ..=0 => (self.mantissa << -dropped, 0),
-            1..=127 => (self.mantissa >> dropped, self.mantissa << (128 - dropped)),
-            128 => (0, self.mantissa),
-            _ => (0, 1),
-        };
-        const HALF: u128 = 1 << 127;
-        let up = match rounding {
-            Rounding::Nearest => rest > HALF || rest == HALF && kept & 1 == 1,
-            Rounding::Away => rest >= HALF,
-            Rounding::Zero => false,
-            Rounding::Down => self.negative && rest != 0,
-            Rounding::Up => !self.negative && rest != 0,
-        };
-        // A normal number's leading bit, and a carry out of the mantissa, raise the exponent by one.
-        let exponent = ((base - format.min_exponent()) as u64) << m;
-        let magnitude = exponent + kept as u64 + u64::from(up);
-        if magnitude <= format.max {
-            return sign | magnitude;
-        }
-        let to_infinity = match rounding {
-            Rounding::Nearest | Rounding::Away => true,
-            Rounding::Zero => false,
-            Rounding::Down => self.negative,
-            Rounding::Up => !self.negative,
-        };
-        match format.infinity {
-            Some(infinity) if to_infinity => sign | infinity,
-            _ => sign | format.max,
-        }
+        // 64 bits hold any format's mantissa, and what rounding asks of the rest.
+        let shift = 64u32.saturating_sub(self.mantissa.leading_zeros());
+        let mantissa = (self.mantissa >> shift) as u64;
+        let lost = u128::from(mantissa) << shift != self.mantissa;
+        let exponent = self.exponent + shift as i32;
+        round(self.negative, mantissa | u64::from(lost), exponent, format, rounding)
     }
 
     /// The same number with its top bit at bit 125: room for a carry, and for a sign.
@@ -226,16 +198,52 @@ impl Exact {
     }
 }
 
+/// `mantissa * 2^exponent` rounded; a mantissa of 64 bits may have lost some below, its lowest bit is then set.
+fn round(negative: bool, mantissa: u64, exponent: i32, format: Format, rounding: Rounding) -> u64 {
+    let sign = if negative { format.sign() } else { 0 };
+    let m = format.mantissa_bits as i32;
+    let top = exponent + 63 - mantissa.leading_zeros() as i32;
+    let base = top.max(format.min_exponent());
+    // Bits of the mantissa below the format's last place.
+    let dropped = base - m - exponent;
+    let (kept, rest) = match dropped {
+        ..=0 => (mantissa << -dropped, 0),
+        1..=63 => (mantissa >> dropped, mantissa << (64 - dropped)),
+        64 => (0, mantissa),
+        _ => (0, 1),
+    };
+    const HALF: u64 = 1 << 63;
+    let up = match rounding {
+        Rounding::Nearest => rest > HALF || rest == HALF && kept & 1 == 1,
+        Rounding::Away => rest >= HALF,
+        Rounding::Zero => false,
+        Rounding::Down => negative && rest != 0,
+        Rounding::Up => !negative && rest != 0,
+    };
+    // A normal number's leading bit, and a carry out of the mantissa, raise the exponent by one.
+    let magnitude = (((base - format.min_exponent()) as u64) << m) + kept + u64::from(up);
+    if magnitude <= format.max {
+        return sign | magnitude;
+    }
+    let to_infinity = match rounding {
+        Rounding::Nearest | Rounding::Away => true,
+        Rounding::Zero => false,
+        Rounding::Down => negative,
+        Rounding::Up => !negative,
+    };
+    match format.infinity {
+        Some(infinity) if to_infinity => sign | infinity,
+        _ => sign | format.max,
+    }
+}
+
 /// Makes a rounded-to-nearest result rounded to odd, given its error (exact result − `nearest`), of which
 /// only the sign counts.
 pub fn to_odd(nearest: f64, error: f64) -> f64 {
-    let bits = nearest.to_bits();
-    // Away from zero if the error has the result's sign.
-    let outward = (error > 0.0) == (nearest > 0.0);
-    let step = if outward { 1 } else { u64::MAX };
     let inexact = (error > 0.0) | (error < 0.0);
-    let odd = if inexact & (bits & 1 == 0) { bits.wrapping_add(step) } else { bits };
-    f64::from_bits(odd)
+    // Towards zero, and the lowest bit set if anything was lost.
+    let beyond = inexact & ((error > 0.0) != (nearest > 0.0));
+    f64::from_bits(nearest.to_bits().wrapping_sub(u64::from(beyond)) | u64::from(inexact))
 }
 
 /// `a + b` rounded to odd; exact in range as long as nothing overflows.

@@ -3,7 +3,7 @@
 
 use super::lanes::Operands;
 use super::round::Rounding;
-use crate::ir::{Src, Ty};
+use crate::ir::{Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::ptx::ast::{Instruction, Operand};
 
@@ -64,6 +64,27 @@ pub fn refuse<T>(l: &Lowerer<'_>, i: &Instruction<'_>) -> Lowered<T> {
     l.error(format!("unknown form {}", i.parts.join(".")))
 }
 
+/// A register to write, exactly as wide as its type. (Only `ld`, `st` and `cvt` may name a wider one.)
+pub fn dst<'a>(l: &mut Lowerer<'a>, ty: Ty, operand: &Operand<'a>) -> Lowered<Reg> {
+    same_width(l, ty, operand)?;
+    l.dst(ty, operand)
+}
+
+/// A source; a register is exactly as wide as its type.
+pub fn src<'a>(l: &mut Lowerer<'a>, ty: Ty, operand: &Operand<'a>) -> Lowered<Src> {
+    same_width(l, ty, operand)?;
+    l.src(ty, operand)
+}
+
+fn same_width<'a>(l: &mut Lowerer<'a>, ty: Ty, operand: &Operand<'a>) -> Lowered<()> {
+    match l.register_type(operand) {
+        Some(found) if found.bits() != ty.bits() => {
+            l.error(format!("a {found:?} register where {ty:?} belongs"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The operands `d, a, …`: a register of type `d` and one source for each type of `s`.
 pub fn operands<'a>(
     l: &mut Lowerer<'a>,
@@ -74,7 +95,7 @@ pub fn operands<'a>(
     let [dst, sources @ ..] = i.operands.as_slice() else {
         return l.error("expected a register to write");
     };
-    let dst = l.dst(d, dst)?;
+    let dst = self::dst(l, d, dst)?;
     Ok(Operands { dst, src: self::sources(l, i, sources, s)? })
 }
 
@@ -89,9 +110,9 @@ pub fn sources<'a>(
         let (name, expected, found) = (i.parts[0], types.len(), operands.len());
         return l.error(format!("{name} takes {expected} sources here, found {found}"));
     }
-    let mut src = [Src::Imm(0); 3];
-    for ((src, operand), &ty) in src.iter_mut().zip(operands).zip(types) {
-        *src = l.src(ty, operand)?;
+    let mut found = [Src::Imm(0); 3];
+    for ((found, operand), &ty) in found.iter_mut().zip(operands).zip(types) {
+        *found = src(l, ty, operand)?;
     }
-    Ok(src)
+    Ok(found)
 }
