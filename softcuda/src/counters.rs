@@ -59,7 +59,8 @@ pub enum Counter {
     Divergent,
 }
 
-const COUNTERS: [(Counter, &str); 12] = [
+/// Every counter with its name in reports.
+pub const COUNTERS: [(Counter, &str); 12] = [
     (Counter::Issued, "issued"),
     (Counter::Lanes, "lanes"),
     (Counter::GlobalRequests, "global_requests"),

@@ -1,0 +1,199 @@
+//! Streams: work in order. A stream does its work in the caller's thread as long as nothing keeps it; what
+//! may have to wait, and everything behind it, is done by a thread of its own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::capture::{Capture, Point};
+use super::context::{Context, Health, context};
+use super::error::{Error, Outcome};
+use super::event::Event;
+use super::state::{Handle, driver, lock};
+use super::work::Work;
+
+pub const NON_BLOCKING: u32 = 1;
+/// Handles with a meaning of their own.
+const LEGACY: Handle = 1;
+const PER_THREAD: Handle = 2;
+
+#[derive(Debug)]
+pub struct Stream {
+    /// 0 for a context's own stream.
+    pub handle: Handle,
+    pub context: Handle,
+    pub health: Arc<Health>,
+    pub flags: u32,
+    pub priority: i32,
+    queue: Mutex<Queue>,
+    rest: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Work>,
+    /// Somebody, the caller or the stream's thread, is at it.
+    busy: bool,
+    capture: Option<Capture>,
+}
+
+/// The stream of a handle.
+pub fn stream(handle: Handle) -> Outcome<Arc<Stream>> {
+    match handle {
+        0 | LEGACY => Ok(context()?.stream.clone()),
+        PER_THREAD => Ok(context()?.stream_of_thread()),
+        _ => driver()?.streams.get(handle),
+    }
+}
+
+impl Stream {
+    pub fn new(handle: Handle, context: &Context, flags: u32, priority: i32) -> Self {
+        Self::of(handle, context.handle, context.health.clone(), flags, priority)
+    }
+
+    pub fn of(
+        handle: Handle,
+        context: Handle,
+        health: Arc<Health>,
+        flags: u32,
+        priority: i32,
+    ) -> Self {
+        Self {
+            handle,
+            context,
+            health,
+            flags,
+            priority,
+            queue: Mutex::default(),
+            rest: Condvar::new(),
+        }
+    }
+
+    fn legacy(&self) -> bool {
+        self.handle == 0 && self.flags & NON_BLOCKING == 0
+    }
+
+    /// Does work behind all that was submitted before; while capturing, makes it a node of the graph.
+    ///
+    /// # Errors
+    ///
+    /// Those of the work itself, if it was done at once.
+    pub fn submit(self: &Arc<Self>, work: Work) -> Outcome {
+        if let Some(capture) = &mut lock(&self.queue).capture {
+            return capture.add(work);
+        }
+        self.health.check()?;
+        let asynchronous = driver()?.asynchronous;
+        let fences = self.fences()?;
+        let mut queue = lock(&self.queue);
+        queue.waiting.extend(fences.into_iter().map(|(event, number)| Work::Wait(event, number)));
+        if queue.busy {
+            queue.waiting.push_back(work);
+            return Ok(());
+        }
+        queue.busy = true;
+        if !queue.waiting.is_empty() || work.leaves_caller(asynchronous) {
+            queue.waiting.push_back(work);
+            drop(queue);
+            return self.detach();
+        }
+        drop(queue);
+        let done = work.run(&self.health);
+        let mut queue = lock(&self.queue);
+        if queue.waiting.is_empty() {
+            queue.busy = false;
+            self.rest.notify_all();
+        } else {
+            // Another thread submitted meanwhile.
+            drop(queue);
+            self.detach()?;
+        }
+        done
+    }
+
+    /// Leaves the queue to a thread of its own.
+    fn detach(self: &Arc<Self>) -> Outcome {
+        let stream = self.clone();
+        let named = std::thread::Builder::new().name("softcuda stream".to_owned());
+        let started = named.spawn(move || {
+            loop {
+                let mut queue = lock(&stream.queue);
+                let Some(work) = queue.waiting.pop_front() else {
+                    queue.busy = false;
+                    stream.rest.notify_all();
+                    return;
+                };
+                drop(queue);
+                if let Err(error) = work.run(&stream.health) {
+                    // Nobody is there to be told: the next call on the context is.
+                    let _ = stream.health.fail(error);
+                }
+            }
+        });
+        started.map(drop).map_err(|error| {
+            eprintln!("softcuda: no thread for a stream: {error}");
+            Error::OperatingSystem
+        })
+    }
+
+    /// The context's own stream and those made without `NON_BLOCKING` wait for each other.
+    fn fences(self: &Arc<Self>) -> Outcome<Vec<(Arc<Event>, u64)>> {
+        let driver = driver()?;
+        let others = if self.legacy() {
+            let blocking =
+                |other: &Stream| other.context == self.context && other.flags & NON_BLOCKING == 0;
+            driver.streams.select(blocking).into_iter().map(|(_, stream)| stream).collect()
+        } else if self.flags & NON_BLOCKING == 0 {
+            vec![driver.contexts.get(self.context)?.stream.clone()]
+        } else {
+            Vec::new()
+        };
+        if self.legacy() && others.iter().any(|other| lock(&other.queue).capture.is_some()) {
+            return Err(Error::StreamCaptureImplicit);
+        }
+        Ok(others.iter().filter_map(|other| other.fence()).collect())
+    }
+
+    /// An event behind all that is still to be done, if there is something.
+    fn fence(&self) -> Option<(Arc<Event>, u64)> {
+        let mut queue = lock(&self.queue);
+        queue.busy.then(|| {
+            let event = Arc::new(Event::new(self.context, self.health.clone(), 0));
+            let number = event.issue();
+            queue.waiting.push_back(Work::Record(event.clone(), number));
+            (event, number)
+        })
+    }
+
+    pub fn is_idle(&self) -> bool {
+        !lock(&self.queue).busy
+    }
+
+    /// Waits until all work is done.
+    ///
+    /// # Errors
+    ///
+    /// The context's fault, if it had one.
+    pub fn synchronize(&self) -> Outcome {
+        let mut queue = lock(&self.queue);
+        if let Some(capture) = &queue.capture {
+            capture.session.invalidate();
+            return Err(Error::StreamCaptureUnsupported);
+        }
+        while queue.busy {
+            queue = self.rest.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(queue);
+        self.health.check()
+    }
+
+    // For captures.
+
+    pub fn with_capture<R>(&self, change: impl FnOnce(&mut Option<Capture>) -> R) -> R {
+        change(&mut lock(&self.queue).capture)
+    }
+
+    /// What an event recorded now would stand for, while capturing.
+    pub fn capture_point(&self) -> Outcome<Option<Point>> {
+        self.with_capture(|capture| capture.as_ref().map(Capture::point).transpose())
+    }
+}

@@ -1,0 +1,125 @@
+//! Streams and events, host functions among them.
+
+use std::ffi::c_void;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use cudarc::driver::{CudaContext, CudaStream, LaunchConfig, PushKernelArg, result, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::kernels::{BUMP, module};
+use super::with_driver;
+
+unsafe extern "C" fn wait(data: *mut c_void) {
+    let receiver = unsafe { Box::from_raw(data.cast::<Receiver<()>>()) };
+    let _ = receiver.recv_timeout(Duration::from_secs(30));
+}
+
+/// Makes a stream wait until the sender sends.
+fn block(stream: &CudaStream) -> Sender<()> {
+    let (sender, receiver) = channel::<()>();
+    let data = Box::into_raw(Box::new(receiver)).cast();
+    unsafe { result::stream::launch_host_function(stream.cu_stream(), wait, data) }.unwrap();
+    sender
+}
+
+#[test]
+fn work_waits_behind_a_host_function() {
+    with_driver("streams::work_waits_behind_a_host_function", || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let mut data = stream.alloc_zeros::<f32>(4).unwrap();
+        let function = context.load_module(Ptx::from_src(module(&[BUMP]))).unwrap();
+        let bump = function.load_function("bump").unwrap();
+        let release = block(&stream);
+        let mut launch = stream.launch_builder(&bump);
+        launch.arg(&mut data).arg(&4u32).arg(&1.5f32);
+        unsafe { launch.launch(LaunchConfig::for_num_elems(4)) }.unwrap();
+        let event = stream.record_event(None).unwrap();
+        let query = || unsafe { sys::cuStreamQuery(stream.cu_stream()) };
+        assert_eq!(query(), sys::CUresult::CUDA_ERROR_NOT_READY);
+        assert!(!event.is_complete());
+        // Another stream that waits for the event is not done either.
+        let other = context.new_stream().unwrap();
+        other.wait(&event).unwrap();
+        let behind = other.record_event(None).unwrap();
+        assert!(!behind.is_complete());
+        release.send(()).unwrap();
+        behind.synchronize().unwrap();
+        assert!(event.is_complete());
+        assert_eq!(stream.clone_dtoh(&data).unwrap(), [1.5; 4]);
+        assert_eq!(query(), sys::CUresult::CUDA_SUCCESS);
+    });
+}
+
+#[test]
+fn pageable_memory_may_change_after_the_call() {
+    with_driver("streams::pageable_memory_may_change_after_the_call", || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let mut data = stream.alloc_zeros::<u32>(3).unwrap();
+        let release = block(&stream);
+        let mut host = vec![1u32, 2, 3];
+        stream.memcpy_htod(&host, &mut data).unwrap();
+        host.fill(9);
+        release.send(()).unwrap();
+        assert_eq!(stream.clone_dtoh(&data).unwrap(), [1, 2, 3]);
+    });
+}
+
+#[test]
+fn the_default_stream_waits_for_blocking_ones() {
+    with_driver("streams::the_default_stream_waits_for_blocking_ones", || {
+        let context = CudaContext::new(0).unwrap();
+        context.bind_to_thread().unwrap();
+        let kind = result::stream::StreamKind::Default;
+        let raw = result::stream::create(kind).unwrap();
+        let blocking = unsafe { context.wrap_borrowed_stream(raw) };
+        let release = block(&blocking);
+        let event = context.default_stream().record_event(None).unwrap();
+        assert!(!event.is_complete());
+        // And the other way round: behind the default stream's work.
+        let second = blocking.record_event(None).unwrap();
+        release.send(()).unwrap();
+        second.synchronize().unwrap();
+        assert!(event.is_complete());
+        context.synchronize().unwrap();
+        unsafe { result::stream::destroy(raw) }.unwrap();
+    });
+}
+
+#[test]
+fn events_measure_time() {
+    with_driver("streams::events_measure_time", || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let start = stream.record_event(timed).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let end = stream.record_event(timed).unwrap();
+        let elapsed = start.elapsed_ms(&end).unwrap();
+        assert!((19.0..10_000.0).contains(&elapsed), "{elapsed}");
+        let untimed = stream.record_event(None).unwrap();
+        assert!(start.elapsed_ms(&untimed).is_err());
+    });
+}
+
+#[test]
+fn callbacks_learn_the_status() {
+    with_driver("streams::callbacks_learn_the_status", || {
+        unsafe extern "C" fn tell(_: sys::CUstream, status: sys::CUresult, data: *mut c_void) {
+            let sender = unsafe { Box::from_raw(data.cast::<Sender<sys::CUresult>>()) };
+            sender.send(status).unwrap();
+        }
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let (sender, receiver) = channel();
+        let data = Box::into_raw(Box::new(sender)).cast();
+        unsafe { sys::cuStreamAddCallback(stream.cu_stream(), Some(tell), data, 0) }
+            .result()
+            .unwrap();
+        let told = receiver.recv_timeout(Duration::from_secs(30));
+        assert_eq!(told, Ok(sys::CUresult::CUDA_SUCCESS));
+        stream.synchronize().unwrap();
+    });
+}
