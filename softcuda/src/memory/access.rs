@@ -64,7 +64,7 @@ pub fn shared_read(
 ) -> Result<(), Fault> {
     let unit = ctx.unit();
     with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), into.len(), |shared, actor| {
-        shared.read(addr, into, actor)
+        shared.read(addr, into, lane, actor)
     })
 }
 
@@ -78,7 +78,7 @@ pub fn shared_write(
     let unit = ctx.unit();
     ctx.cluster.changes += 1;
     with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
-        shared.write(addr, bytes, actor)
+        shared.write(addr, bytes, lane, actor)
     })
 }
 
@@ -92,7 +92,7 @@ pub fn shared_read_async(
     into: &mut [u8],
 ) -> Result<(), Fault> {
     with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), into.len(), |shared, actor| {
-        shared.read(addr, into, actor)
+        shared.read(addr, into, lane, actor)
     })
 }
 
@@ -106,7 +106,7 @@ pub fn shared_write_async(
 ) -> Result<(), Fault> {
     ctx.cluster.changes += 1;
     with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
-        shared.write(addr, bytes, actor)
+        shared.write(addr, bytes, lane, actor)
     })
 }
 
@@ -118,26 +118,42 @@ pub(super) fn with_shared<T>(
     act: impl FnOnce(&mut Shared, &mut Actor<'_>) -> Result<T, Refusal>,
 ) -> Result<T, Fault> {
     aligned(u64::from(addr), bytes).map_err(|fault| fault.lane(lane))?;
+    let done = with_block(ctx, unit, rank, kind, act);
+    done.map_err(|fault| if fault.lane.is_none() { fault.lane(lane) } else { fault })
+}
+
+/// Does something to the shared memory of the block of a rank, for lanes of the context's warp.
+pub(super) fn with_block<T>(
+    ctx: &mut Context<'_>,
+    unit: usize,
+    rank: usize,
+    kind: Kind,
+    act: impl FnOnce(&mut Shared, &mut Actor<'_>) -> Result<T, Refusal>,
+) -> Result<T, Fault> {
     let (warp, pc) = (ctx.unit(), ctx.pc);
     let Cluster { blocks, order, .. } = &mut *ctx.cluster;
-    let Some(block) = blocks.get_mut(rank) else { return Err(no_block(rank, lane, addr)) };
+    let Some(block) = blocks.get_mut(rank) else {
+        let what = format!("the cluster has no block of rank {rank}");
+        return Err(Fault::new(Check::OutOfBounds, what));
+    };
     if unit != warp {
         order.set_owner(unit, warp);
     }
-    let mut actor = Actor { order, unit, warp, lane, pc, kind };
-    act(&mut block.shared, &mut actor).map_err(|refusal| refused(ctx, refusal, lane, addr))
+    let mut actor = Actor { order, unit, warp, pc, kind };
+    act(&mut block.shared, &mut actor).map_err(|refusal| refused(ctx, refusal))
 }
 
 #[cold]
-fn refused(ctx: &Context<'_>, refusal: Refusal, lane: usize, addr: u32) -> Fault {
-    let (check, earlier) = match refusal {
-        Refusal::Fault(fault) => return fault.lane(lane),
-        Refusal::Conflict(check, earlier) => (check, earlier),
+fn refused(ctx: &Context<'_>, refusal: Refusal) -> Fault {
+    let (check, conflict, address) = match refusal {
+        Refusal::Fault(fault) => return fault,
+        Refusal::Conflict(check, conflict, address) => (check, conflict, address),
     };
     let warps = ctx.launch.warps() as usize;
-    let warp = ctx.cluster.order.owner(earlier.who as usize);
+    let warp = ctx.cluster.order.owner(conflict.who as usize);
+    let lane = shared::lane_of(conflict.here);
     let own = (warp == ctx.unit()).then_some(lane);
-    let (pc, thread) = shared::party_of(earlier.at, own);
+    let (pc, thread) = shared::party_of(conflict.place, own);
     let what = match check {
         Check::MissingFence => "written, but no proxy fence makes it visible to this access",
         _ if own.is_some() => "nothing orders this access after that of another lane of the warp",
@@ -146,10 +162,10 @@ fn refused(ctx: &Context<'_>, refusal: Refusal, lane: usize, addr: u32) -> Fault
     let other = Party {
         pc,
         block: ctx.cluster.blocks[warp / warps].linear,
-        thread: (warp % warps * LANES + thread) as u32,
-        did: if earlier.wrote { "wrote" } else { "read" },
+        thread: (warp % warps * LANES) as u32 + thread,
+        did: if conflict.wrote { "wrote" } else { "read" },
     };
-    Fault::new(check, what).lane(lane).address(u64::from(addr)).other(other)
+    Fault::new(check, what).lane(lane as usize).address(u64::from(address)).other(other)
 }
 
 /// Reads global memory as a lane.
@@ -159,7 +175,7 @@ pub fn global_read(
     addr: u64,
     into: &mut [u8],
 ) -> Result<(), Fault> {
-    let mut toucher = Toucher::new(ctx, Kind::Plain);
+    let toucher = Toucher::new(ctx, Kind::Plain);
     aligned(addr, into.len()).map_err(|fault| fault.lane(lane))?;
     let view = toucher.device.view();
     let found = inside(&view, lane, addr, into.len())?;
@@ -180,7 +196,7 @@ pub fn global_write(
     bytes: &[u8],
 ) -> Result<(), Fault> {
     ctx.cluster.changes += 1;
-    let mut toucher = Toucher::new(ctx, Kind::Plain);
+    let toucher = Toucher::new(ctx, Kind::Plain);
     aligned(addr, bytes.len()).map_err(|fault| fault.lane(lane))?;
     let view = toucher.device.view();
     let found = inside(&view, lane, addr, bytes.len())?;
@@ -256,9 +272,4 @@ pub(super) fn outside(view: &View<'_>, lane: usize, addr: u64, bytes: usize) -> 
         None => format!("{bytes} bytes {}", view.describe(addr)),
     };
     Fault::new(Check::OutOfBounds, what).lane(lane).address(addr)
-}
-
-fn no_block(rank: usize, lane: usize, addr: u32) -> Fault {
-    let what = format!("the cluster has no block of rank {rank}");
-    Fault::new(Check::OutOfBounds, what).lane(lane).address(u64::from(addr))
 }

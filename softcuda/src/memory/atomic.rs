@@ -197,16 +197,19 @@ fn global(
     let Exchange { bytes, operands, swaps, old, changed } = all;
     traffic::global(ctx, addresses, mask, *bytes);
     let toucher = Toucher::new(ctx, op.at.global_kind());
-    toucher.each(addresses, mask, *bytes, |toucher, held, lane, offset| {
-        let old = &mut old[lane][..*bytes];
-        toucher.initialised(held, offset, lane, *bytes)?;
-        held.words.read(offset, old);
-        let new = op.next(old, &operands[lane], &swaps[lane], true);
-        let changes = new[..*bytes] != *old;
-        toucher.touch(held, offset, lane, *bytes, changes, changes)?;
-        if changes {
-            held.words.write(offset, &new[..*bytes]);
-            *changed |= 1 << lane;
+    toucher.each(addresses, mask, *bytes, |toucher, held, offsets, mask| {
+        for lane in lanes(mask) {
+            let offset = offsets[lane] as usize;
+            let old = &mut old[lane][..*bytes];
+            toucher.initialised(held, offset, lane, *bytes)?;
+            held.words.read(offset, old);
+            let new = op.next(old, &operands[lane], &swaps[lane], true);
+            let changes = new[..*bytes] != *old;
+            toucher.touch(held, offset, lane, *bytes, changes, changes)?;
+            if changes {
+                held.words.write(offset, &new[..*bytes]);
+                *changed |= 1 << lane;
+            }
         }
         Ok(())
     })
@@ -230,7 +233,7 @@ fn shared(
             ctx,
             (unit, rank, lane, addr, op.at.kind()),
             *bytes,
-            |shared, by| shared.modify(addr, old, by, next),
+            |shared, by| shared.modify(addr, old, lane, by, next),
         )?;
         *changed |= u32::from(one) << lane;
     }

@@ -6,7 +6,7 @@ use super::access::{aligned, outside};
 use super::device::Device;
 use super::grid::{Blocks, Grid};
 use super::page::{Known, PAGE_BYTES, SECTOR, Words, spans};
-use super::shadow::{Earlier, Happened, Kind, Touch};
+use super::shadow::{Conflict, Happened, Kind, PLACES, Touch, groups};
 use crate::fault::{Check, Fault, Party};
 use crate::ir::{LANES, Mask};
 use crate::machine::Context;
@@ -23,7 +23,7 @@ pub struct Toucher<'a> {
     kind: Kind,
 }
 
-/// Part of a page, locked.
+/// A page, locked.
 pub struct Held<'a> {
     pub known: &'a mut Known,
     pub words: &'a Words,
@@ -32,7 +32,7 @@ pub struct Held<'a> {
 }
 
 impl<'a> Toucher<'a> {
-    /// For the lanes of the context's warp; of what kind they are.
+    /// For the lanes of the context's warp.
     pub fn new(ctx: &'a mut Context<'_>, kind: Kind) -> Self {
         let launch = ctx.launch;
         let grid = ctx.cluster.order.grid.get_or_insert_with(|| launch.device.grid(launch.number));
@@ -63,16 +63,16 @@ impl<'a> Toucher<'a> {
         }
     }
 
-    /// Reads `into.len()` bytes at an offset of a page that lie in it.
+    /// Reads as one lane, at an offset of a page.
     pub fn read(
-        &mut self,
+        &self,
         held: &mut Held<'_>,
         offset: usize,
         lane: usize,
         into: &mut [u8],
     ) -> Result<(), Fault> {
         self.initialised(held, offset, lane, into.len())?;
-        self.touch(held, offset, lane, into.len(), false, true)?;
+        self.touch(held, offset, lane, into.len(), false, false)?;
         held.words.read(offset, into);
         Ok(())
     }
@@ -84,38 +84,31 @@ impl<'a> Toucher<'a> {
         lane: usize,
         bytes: usize,
     ) -> Result<(), Fault> {
-        let Some(byte) = held.known.uninitialised(offset, bytes) else { return Ok(()) };
-        let what = "reads global memory that nothing has written";
-        let fault = Fault::new(Check::Uninitialised, what).lane(lane);
-        Err(fault.address(held.page + byte as u64))
+        match held.known.uninitialised(offset, bytes) {
+            None => Ok(()),
+            Some(byte) => Err(uninitialised(held.page + byte as u64, lane)),
+        }
     }
 
+    /// Writes as one lane, at an offset of a page.
     pub fn write(
-        &mut self,
+        &self,
         held: &mut Held<'_>,
         offset: usize,
         lane: usize,
         bytes: &[u8],
     ) -> Result<(), Fault> {
-        if self.grid.is_some() {
-            let mut old = [0; SECTOR];
-            let known = held.known.uninitialised(offset, bytes.len()).is_none();
-            let same = known
-                && bytes.chunks(SECTOR).zip((offset..).step_by(SECTOR)).all(|(bytes, offset)| {
-                    let old = &mut old[..bytes.len()];
-                    held.words.read(offset, old);
-                    old == bytes
-                });
-            self.touch(held, offset, lane, bytes.len(), true, !same)?;
-        }
+        let written = held.known.uninitialised(offset, bytes.len()).is_none();
+        let changes = !written || !held.words.holds(offset, bytes);
+        self.touch(held, offset, lane, bytes.len(), true, changes)?;
         held.known.initialise(offset, bytes.len());
         held.words.write(offset, bytes);
         Ok(())
     }
 
-    /// Checks an access against those of other blocks and remembers it.
+    /// Checks a lane's access against those of other blocks and remembers it.
     pub fn touch(
-        &mut self,
+        &self,
         held: &mut Held<'_>,
         offset: usize,
         lane: usize,
@@ -123,72 +116,161 @@ impl<'a> Toucher<'a> {
         write: bool,
         changes: bool,
     ) -> Result<(), Fault> {
-        let Some(grid) = self.grid else { return Ok(()) };
-        let touch = Touch {
-            who: self.block,
-            interval: self.order.as_ref().map_or(1, |order| order.now(self.block)),
-            at: self.pc << 10 | (self.first_thread + lane as u32),
-            kind: self.kind,
-            write,
-        };
-        let mut order = Seen { order: self.order.as_deref(), block: self.block };
-        let cells = held.known.cells(grid.id);
+        let Some((grid, touch)) = self.checked(write) else { return Ok(()) };
+        let (_, cells) = held.known.parts(grid.id);
+        let at = [self.place(lane); PLACES];
+        let mut seen = self.seen();
         for (sector, mask) in spans(offset, bytes) {
-            let raced =
-                cells[sector].touch::<{ SECTOR as u32 }, _>(&touch, mask, changes, &mut order);
-            raced.map_err(|earlier| race(earlier, held.page + offset as u64, lane))?;
+            let done = cells[sector].touch(&touch, mask, &at, &mut seen, || changes);
+            done.map_err(|conflict| self.race(conflict, held.page + offset as u64))?;
         }
         Ok(())
     }
 
-    /// Has every lane of the mask do something where its address lies, page by page.
+    /// Reads `width` bytes for each lane of a mask, then gives out where they lie.
+    pub fn read_lanes(
+        &self,
+        held: &mut Held<'_>,
+        offsets: &[u32; LANES],
+        mask: Mask,
+        width: usize,
+        mut give: impl FnMut(usize, &Words, usize),
+    ) -> Result<(), Fault> {
+        let (page, checked) = (held.page, self.checked(false));
+        let (initialised, cells) = held.known.parts(checked.map_or(0, |(grid, _)| grid.id));
+        let mut seen = self.seen();
+        let place = |lane| self.place(lane);
+        groups::<SECTOR, Seen<'_>, _>(offsets, mask, width, false, place, |group| {
+            let missing = group.bytes & !initialised[group.cell];
+            let address = page + (group.cell * SECTOR) as u64;
+            if missing != 0 {
+                let byte = (group.cell * SECTOR) as u32 + missing.trailing_zeros();
+                let here = |&lane: &usize| offsets[lane] + width as u32 > byte;
+                let lane = lanes(group.lanes).find(here).unwrap_or(0);
+                return Err(uninitialised(page + u64::from(byte), lane));
+            }
+            let Some((_, touch)) = &checked else { return Ok(()) };
+            let cell = &mut cells[group.cell];
+            let done = cell.touch(touch, group.bytes, &group.at, &mut seen, || false);
+            done.map_err(|conflict| {
+                self.race(conflict, address + u64::from(group.bytes.trailing_zeros()))
+            })
+        })?;
+        lanes(mask).for_each(|lane| give(lane, held.words, offsets[lane] as usize));
+        Ok(())
+    }
+
+    /// Writes `width` bytes for each lane of a mask.
+    pub fn write_lanes<'b>(
+        &self,
+        held: &mut Held<'_>,
+        offsets: &[u32; LANES],
+        mask: Mask,
+        width: usize,
+        take: impl Fn(usize) -> &'b [u8],
+    ) -> Result<(), Fault> {
+        let (page, words, checked) = (held.page, held.words, self.checked(true));
+        let (initialised, cells) = held.known.parts(checked.map_or(0, |(grid, _)| grid.id));
+        let mut seen = self.seen();
+        let place = |lane| self.place(lane);
+        groups::<SECTOR, Seen<'_>, _>(offsets, mask, width, true, place, |group| {
+            if let Some((_, touch)) = &checked {
+                let written = group.bytes & !initialised[group.cell] == 0;
+                let same = |lane: usize| words.holds(offsets[lane] as usize, take(lane));
+                let changes = || !written || !lanes(group.lanes).all(same);
+                let cell = &mut cells[group.cell];
+                let done = cell.touch(touch, group.bytes, &group.at, &mut seen, changes);
+                let byte = (group.cell * SECTOR) as u32 + group.bytes.trailing_zeros();
+                done.map_err(|conflict| self.race(conflict, page + u64::from(byte)))?;
+            }
+            initialised[group.cell] |= group.bytes;
+            lanes(group.lanes).for_each(|lane| words.write(offsets[lane] as usize, take(lane)));
+            Ok(())
+        })
+    }
+
+    /// Finds the pages that the lanes of a mask address, `bytes` each, and has something done in every one,
+    /// given the offsets of its lanes in it.
     pub fn each(
-        mut self,
+        &self,
         addresses: &[u64; LANES],
         mask: Mask,
         bytes: usize,
-        mut act: impl FnMut(&mut Self, &mut Held<'_>, usize, usize) -> Result<(), Fault>,
+        mut act: impl FnMut(&Self, &mut Held<'_>, &[u32; LANES], Mask) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let view = self.device.view();
+        let offsets = addresses.map(|address| address as u32 % PAGE_BYTES as u32);
+        let crooked = mask & lanes_where(|lane| offsets[lane] as usize & (bytes - 1) != 0);
+        if crooked != 0 {
+            let lane = crooked.trailing_zeros() as usize;
+            aligned(addresses[lane], bytes).map_err(|fault| fault.lane(lane))?;
+        }
         let mut rest = mask;
         while rest != 0 {
             let first = rest.trailing_zeros() as usize;
-            let address = addresses[first];
-            aligned(address, bytes).map_err(|fault| fault.lane(first))?;
-            let Some(found) = view.find(address) else {
-                return Err(outside(&view, first, address, bytes));
+            let page = page_of(addresses[first]);
+            let Some(found) = view.find(addresses[first]) else {
+                return Err(outside(&view, first, addresses[first], bytes));
             };
-            let page = page_of(address);
-            let (of_page, words) = found.page(address);
+            let here = rest & lanes_where(|lane| page_of(addresses[lane]) == page);
+            if page < found.begin || page + PAGE_BYTES as u64 > found.end() {
+                let out = |lane: usize| {
+                    addresses[lane] < found.begin || addresses[lane] + bytes as u64 > found.end()
+                };
+                let out = here & lanes_where(out);
+                if out != 0 {
+                    let lane = out.trailing_zeros() as usize;
+                    return Err(outside(&view, lane, addresses[lane], bytes));
+                }
+            }
+            let (of_page, words) = found.page(addresses[first]);
             let mut known = of_page.lock();
             let mut held = Held { known: &mut known, words, page };
-            for lane in lanes(rest) {
-                let address = addresses[lane];
-                if page_of(address) != page {
-                    continue;
-                }
-                rest &= !(1 << lane);
-                aligned(address, bytes).map_err(|fault| fault.lane(lane))?;
-                if address < found.begin || address + bytes as u64 > found.end() {
-                    return Err(outside(&view, lane, address, bytes));
-                }
-                act(&mut self, &mut held, lane, (address - page) as usize)?;
-            }
+            act(self, &mut held, &offsets, here)?;
+            rest &= !here;
         }
         Ok(())
     }
+
+    /// The launch, if its accesses are to be checked against each other, and this access.
+    fn checked(&self, write: bool) -> Option<(&'a Grid, Touch)> {
+        let grid = self.grid?;
+        let interval = self.order.as_ref().map_or(1, |order| order.now(self.block));
+        Some((grid, Touch { who: self.block, interval, kind: self.kind, write }))
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        Seen { order: self.order.as_deref(), block: self.block }
+    }
+
+    /// A place: the instruction and the thread.
+    fn place(&self, lane: usize) -> u32 {
+        self.pc << 10 | (self.first_thread + lane as u32)
+    }
+
+    #[cold]
+    fn race(&self, conflict: Conflict, address: u64) -> Fault {
+        let other = Party {
+            pc: conflict.place >> 10,
+            block: conflict.who,
+            thread: conflict.place & 1023,
+            did: if conflict.wrote { "wrote" } else { "read" },
+        };
+        let lane = (conflict.here & 1023) - self.first_thread;
+        let what = "nothing orders this access after that of another block";
+        let fault = Fault::new(Check::GlobalRace, what).lane(lane as usize);
+        fault.address(address).other(other)
+    }
+}
+
+fn lanes_where(test: impl Fn(usize) -> bool) -> Mask {
+    (0..LANES).fold(0, |mask, lane| mask | u32::from(test(lane)) << lane)
 }
 
 #[cold]
-fn race(earlier: Earlier, address: u64, lane: usize) -> Fault {
-    let other = Party {
-        pc: earlier.at >> 10,
-        block: earlier.who,
-        thread: earlier.at & 1023,
-        did: if earlier.wrote { "wrote" } else { "read" },
-    };
-    let what = "nothing orders this access after that of another block";
-    Fault::new(Check::GlobalRace, what).lane(lane).address(address).other(other)
+fn uninitialised(address: u64, lane: usize) -> Fault {
+    let what = "reads global memory that nothing has written";
+    Fault::new(Check::Uninitialised, what).lane(lane).address(address)
 }
 
 /// What one block has seen of the others.
@@ -198,7 +280,7 @@ struct Seen<'a> {
 }
 
 impl Happened for Seen<'_> {
-    fn before(&self, who: u32, interval: u32, _: u32) -> bool {
+    fn before(&self, who: u32, interval: u32, _: u32, _: u32) -> bool {
         self.all_before(who, interval)
     }
 
@@ -210,12 +292,18 @@ impl Happened for Seen<'_> {
         false
     }
 
-    fn merge(_: u32, later: u32) -> u32 {
-        later
+    /// Which threads they are doesn't matter inside a block.
+    const WHO: u32 = 0;
+
+    fn several(_: u32) -> u32 {
+        0
+    }
+
+    fn merge(_: u32, later: u32, _: bool) -> Option<u32> {
+        Some(later)
     }
 }
 
-/// The page of an address.
-pub fn page_of(address: u64) -> u64 {
+fn page_of(address: u64) -> u64 {
     address & !(PAGE_BYTES as u64 - 1)
 }

@@ -31,6 +31,13 @@ impl Words {
 
     /// Copies bytes out, from an offset in the page.
     pub fn read(&self, from: usize, into: &mut [u8]) {
+        let bytes = into.len();
+        if from.is_multiple_of(4)
+            && let Some(into) = into.first_chunk_mut::<4>().filter(|_| bytes == 4)
+        {
+            *into = self.word(from / 4).to_le_bytes();
+            return;
+        }
         if from.is_multiple_of(4) && into.len().is_multiple_of(4) {
             for (word, into) in self.0[from / 4..].iter().zip(into.chunks_exact_mut(4)) {
                 into.copy_from_slice(&word.load(Relaxed).to_le_bytes());
@@ -40,6 +47,11 @@ impl Words {
         for (at, byte) in (from..).zip(into) {
             *byte = self.word(at / 4).to_le_bytes()[at % 4];
         }
+    }
+
+    /// True if these bytes lie at an offset.
+    pub fn holds(&self, from: usize, bytes: &[u8]) -> bool {
+        (from..).zip(bytes).all(|(at, &byte)| self.word(at / 4).to_le_bytes()[at % 4] == byte)
     }
 
     /// Copies bytes in. The caller holds the page's lock, so only the host could interfere with a
@@ -59,26 +71,33 @@ impl Words {
     }
 }
 
+/// One for each sector of a page.
+pub type Sectors<T> = [T; PAGE_BYTES / SECTOR];
+
 /// What is known about a page's bytes.
 #[derive(Debug)]
 pub struct Known {
     /// One bit per byte, by sector.
-    initialised: [u32; PAGE_BYTES / SECTOR],
+    initialised: Sectors<u32>,
     /// Who touched each sector, in the launch that did so last.
-    cells: Option<Box<[Cell; PAGE_BYTES / SECTOR]>>,
+    cells: Option<Box<Sectors<Cell<SECTOR>>>>,
     launch: u64,
 }
 
 impl Known {
-    /// Who touched each sector in a launch; nobody yet if another launch touched the page last.
-    pub fn cells(&mut self, launch: u64) -> &mut [Cell; PAGE_BYTES / SECTOR] {
-        let cells =
-            self.cells.get_or_insert_with(|| Box::new(std::array::from_fn(|_| Cell::default())));
+    /// The initialised bits, and who touched each sector in a launch (0: not asked); nobody yet if another
+    /// launch touched the page last.
+    pub fn parts(&mut self, launch: u64) -> (&mut Sectors<u32>, &mut [Cell<SECTOR>]) {
+        if launch == 0 {
+            return (&mut self.initialised, &mut []);
+        }
+        let fresh = || Box::new(std::array::from_fn(|_| Cell::default()));
+        let cells = self.cells.get_or_insert_with(fresh);
         if self.launch != launch {
             self.launch = launch;
             cells.fill(Cell::default());
         }
-        cells
+        (&mut self.initialised, cells.as_mut_slice())
     }
 
     /// The first byte of a range that nothing has written.

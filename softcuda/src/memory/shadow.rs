@@ -7,8 +7,11 @@
 //! Two accesses race if one of them writes, nothing orders them and not both are strong (atomic,
 //! relaxed, volatile …). A write that leaves its bytes as they are does not race with other writes.
 
+use crate::ir::{LANES, Mask};
+use crate::registers::lanes;
+
 /// Eighths of a cell.
-const PLACES: usize = 8;
+pub const PLACES: usize = 8;
 
 /// How strong an access is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -29,54 +32,71 @@ pub struct Mark {
     /// One bit per byte of the cell; none: no mark.
     bytes: u32,
     kind: Kind,
-    /// By eighth: thread and instruction, packed as the [`Happened`] at hand likes.
-    at: [u32; PLACES],
+    at: Places,
 }
 
-/// An access about to happen.
+/// By eighth of a cell: thread and instruction, packed as the [`Happened`] at hand likes.
+pub type Places = [u32; PLACES];
+
+/// An access about to happen: by whom, when, how.
 #[derive(Debug, Clone, Copy)]
 pub struct Touch {
     pub who: u32,
     pub interval: u32,
-    /// Thread and instruction.
-    pub at: u32,
     pub kind: Kind,
     pub write: bool,
 }
 
-/// An order of accesses, asked on behalf of one of them.
+/// An order of accesses, asked on behalf of the one about to happen.
 pub trait Happened {
-    /// True if what `who` did in an interval, at a place, is ordered before this access.
-    fn before(&self, who: u32, interval: u32, at: u32) -> bool;
-    /// True if all that `who` did in an interval, wherever, is.
+    /// True if what `who` did in an interval, at a place, is ordered before this access at `here`.
+    fn before(&self, who: u32, interval: u32, place: u32, here: u32) -> bool;
+    /// True if all that `who` did in an interval is, wherever either is.
     fn all_before(&self, who: u32, interval: u32) -> bool;
     /// True if everybody has seen that interval, so that nobody can race with it any more.
     fn settled(&mut self, who: u32, interval: u32) -> bool;
-    /// Two places of one party in the same eighth: what to keep.
-    fn merge(earlier: u32, later: u32) -> u32;
+    /// Which bits of a place say who was there; no bit if it doesn't matter.
+    const WHO: u32;
+    /// Some of these bits if several threads were at a place.
+    fn several(place: u32) -> u32;
+    /// Two places of one party in one eighth, made one; `same` if they touched the same bytes of it.
+    /// `None` if they must be told apart.
+    fn merge(earlier: u32, later: u32, same: bool) -> Option<u32>;
 }
 
-/// The earlier of two accesses that race.
+/// The earlier of two accesses that race, and the place of the later one.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Earlier {
+pub struct Conflict {
     pub who: u32,
-    pub interval: u32,
-    pub at: u32,
+    pub place: u32,
     pub wrote: bool,
+    pub here: u32,
 }
 
-/// What is remembered of a cell of 16 or 32 bytes.
+/// What is remembered of a cell of `BYTES` bytes, 16 or 32.
 #[derive(Debug, Clone, Default)]
-pub struct Cell {
+pub struct Cell<const BYTES: usize> {
     write: Mark,
     read: Mark,
     more: Option<Box<More>>,
 }
 
+/// Marks beyond the first.
 #[derive(Debug, Clone, Default)]
 struct More {
     writes: Vec<Mark>,
     reads: Vec<Mark>,
+}
+
+/// The eighth of a byte.
+const fn eighth<const BYTES: usize>(byte: u32) -> usize {
+    byte as usize / (BYTES / PLACES)
+}
+
+/// The bytes of an eighth.
+const fn part<const BYTES: usize>(eighth: usize) -> u32 {
+    let width = BYTES / PLACES;
+    ((1 << width) - 1) << (eighth * width)
 }
 
 impl Mark {
@@ -85,190 +105,283 @@ impl Mark {
     }
 
     fn both_strong(&self, touch: &Touch) -> bool {
-        let weaker = self.kind.min(touch.kind);
-        weaker == Kind::Strong
-            || weaker == Kind::Volatile && self.who != touch.who
-            || weaker == Kind::Volatile && self.kind != touch.kind
+        match self.kind.min(touch.kind) {
+            Kind::Plain => false,
+            Kind::Volatile => self.kind != touch.kind || self.who != touch.who,
+            Kind::Strong => true,
+        }
     }
 
-    /// The place of the first byte that races, if one does.
-    fn races<const BYTES: u32, H: Happened>(
+    /// True if in these bytes mark and access are the same thread's: what nearly all are that nothing
+    /// else orders.
+    fn own<const BYTES: usize, H: Happened>(&self, common: u32, at: &Places) -> bool {
+        let mut apart = 0;
+        for n in 0..PLACES {
+            let differs = self.at[n] ^ at[n] | H::several(at[n]);
+            apart |= if common & part::<BYTES>(n) != 0 { differs } else { 0 };
+        }
+        apart & H::WHO == 0
+    }
+
+    /// The first eighth in which an access races with this mark.
+    #[inline]
+    fn races<const BYTES: usize, H: Happened>(
         &self,
         touch: &Touch,
         bytes: u32,
+        at: &Places,
         order: &H,
-    ) -> Option<u32> {
+    ) -> Option<usize> {
         let common = self.bytes & bytes;
-        if common == 0 || self.both_strong(touch) || order.all_before(self.who, self.interval) {
+        if common == 0
+            || self.both_strong(touch)
+            || order.all_before(self.who, self.interval)
+            || self.who == touch.who && self.own::<BYTES, H>(common, at)
+        {
             return None;
         }
-        let mut rest = common;
-        while rest != 0 {
-            let eighth = rest.trailing_zeros() / (BYTES / 8);
-            let at = self.at[eighth as usize];
-            if !order.before(self.who, self.interval, at) {
-                return Some(at);
-            }
-            rest &= !eighth_of::<BYTES>(eighth);
-        }
-        None
+        (eighth::<BYTES>(common.trailing_zeros())..PLACES).find(|&n| {
+            common & part::<BYTES>(n) != 0
+                && !order.before(self.who, self.interval, self.at[n], at[n])
+        })
     }
 
-    fn add<const BYTES: u32, H: Happened>(&mut self, touch: &Touch, bytes: u32) {
-        if self.bytes == 0 {
-            self.at = [touch.at; PLACES];
-            self.bytes = bytes;
-            return;
+    /// Takes an access into the mark; false if it must have one of its own.
+    #[inline]
+    fn add<const BYTES: usize, H: Happened>(&mut self, bytes: u32, at: &Places) -> bool {
+        if !self.own::<BYTES, H>(self.bytes & bytes, at) {
+            return self.merge::<BYTES, H>(bytes, at);
         }
-        let mut rest = bytes;
-        while rest != 0 {
-            let eighth = rest.trailing_zeros() / (BYTES / 8);
-            let part = eighth_of::<BYTES>(eighth);
-            let at = &mut self.at[eighth as usize];
-            *at = match self.bytes & part {
-                0 => touch.at,
-                _ => H::merge(*at, touch.at),
-            };
-            rest &= !part;
+        for n in 0..PLACES {
+            self.at[n] = if bytes & part::<BYTES>(n) != 0 { at[n] } else { self.at[n] };
         }
         self.bytes |= bytes;
+        true
     }
 
-    /// True if a later access makes this mark superfluous.
-    fn replaced<const BYTES: u32, H: Happened>(
+    fn merge<const BYTES: usize, H: Happened>(&mut self, bytes: u32, at: &Places) -> bool {
+        let mut merged = self.at;
+        for n in 0..PLACES {
+            let (old, new) = (self.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
+            merged[n] = match (old, new) {
+                (_, 0) => self.at[n],
+                (0, _) => at[n],
+                _ => match H::merge(self.at[n], at[n], old == new) {
+                    Some(place) => place,
+                    None => return false,
+                },
+            };
+        }
+        self.at = merged;
+        self.bytes |= bytes;
+        true
+    }
+
+    /// True if an access makes this mark superfluous: it is ordered before, and what could race with it
+    /// would race with that too.
+    fn replaced<const BYTES: usize, H: Happened>(
         &self,
         touch: &Touch,
         bytes: u32,
+        at: &Places,
         order: &mut H,
     ) -> bool {
+        let plain = Touch { kind: Kind::Plain, ..*touch };
         self.bytes == 0
             || order.settled(self.who, self.interval)
             || self.bytes & !bytes == 0
                 && self.kind >= touch.kind
-                && Touch { kind: Kind::Plain, ..*touch }.after::<BYTES, H>(self, order)
+                && self.races::<BYTES, H>(&plain, self.bytes, at, order).is_none()
     }
 }
 
-impl Touch {
-    fn after<const BYTES: u32, H: Happened>(&self, mark: &Mark, order: &H) -> bool {
-        mark.races::<BYTES, H>(self, mark.bytes, order).is_none()
-    }
-}
-
-fn eighth_of<const BYTES: u32>(eighth: u32) -> u32 {
-    let width = BYTES / 8;
-    ((1 << width) - 1) << (eighth * width)
-}
-
-impl Cell {
-    /// Checks an access of some bytes and remembers it. `changes` says whether a write changes any byte.
+impl<const BYTES: usize> Cell<BYTES> {
+    /// Checks an access of some bytes and remembers it. `changes` tells whether a write changes any byte.
     ///
     /// # Errors
     ///
     /// The earlier access that races with it.
-    pub fn touch<const BYTES: u32, H: Happened>(
+    pub fn touch<H: Happened>(
         &mut self,
         touch: &Touch,
         bytes: u32,
-        changes: bool,
+        at: &Places,
         order: &mut H,
-    ) -> Result<(), Earlier> {
-        if !touch.write || changes {
-            self.check::<BYTES, H>(touch, bytes, true, order)?;
+        changes: impl FnOnce() -> bool,
+    ) -> Result<(), Conflict> {
+        if let Some(conflict) = self.conflict(touch, bytes, at, true, order)
+            && (!touch.write || changes())
+        {
+            return Err(conflict);
         }
         if touch.write {
-            self.check::<BYTES, H>(touch, bytes, false, order)?;
-            self.supersede::<BYTES, H>(touch, bytes, order);
+            if let Some(conflict) = self.conflict(touch, bytes, at, false, order) {
+                return Err(conflict);
+            }
+            self.supersede(touch, bytes, at, order);
         }
-        self.remember::<BYTES, H>(touch, bytes, order);
+        let mark = if touch.write { &mut self.write } else { &mut self.read };
+        if !(mark.is(touch) && mark.add::<BYTES, H>(bytes, at)) {
+            self.remember(touch, bytes, at, order);
+        }
         Ok(())
     }
 
-    /// A write, overlapping these bytes, that the given test finds.
-    pub fn find_write<const BYTES: u32>(
-        &self,
-        bytes: u32,
-        mut test: impl FnMut(u32, u32) -> bool,
-    ) -> Option<Earlier> {
+    /// A write that overlaps these bytes and of which the test, given party and interval, is true.
+    pub fn find_write(&self, bytes: u32, test: impl Fn(u32, u32) -> bool) -> Option<(u32, u32)> {
         let more = self.more.iter().flat_map(|more| &more.writes);
         let found = std::iter::once(&self.write)
             .chain(more)
             .find(|mark| mark.bytes & bytes != 0 && test(mark.who, mark.interval))?;
-        let eighth = (found.bytes & bytes).trailing_zeros() / (BYTES / 8);
-        let at = found.at[eighth as usize];
-        Some(Earlier { who: found.who, interval: found.interval, at, wrote: true })
+        let first = (found.bytes & bytes).trailing_zeros();
+        Some((found.who, found.at[eighth::<BYTES>(first)]))
     }
 
-    fn check<const BYTES: u32, H: Happened>(
+    fn conflict<H: Happened>(
         &self,
         touch: &Touch,
         bytes: u32,
+        at: &Places,
         writes: bool,
         order: &H,
-    ) -> Result<(), Earlier> {
-        let inline = if writes { &self.write } else { &self.read };
-        let more = match &self.more {
-            None => &[][..],
-            Some(more) if writes => &more.writes,
-            Some(more) => &more.reads,
+    ) -> Option<Conflict> {
+        let test = |mark: &Mark| {
+            let n = mark.races::<BYTES, H>(touch, bytes, at, order)?;
+            Some(Conflict { who: mark.who, place: mark.at[n], wrote: writes, here: at[n] })
         };
-        for mark in std::iter::once(inline).chain(more) {
-            if let Some(at) = mark.races::<BYTES, H>(touch, bytes, order) {
-                let (who, interval) = (mark.who, mark.interval);
-                return Err(Earlier { who, interval, at, wrote: writes });
-            }
-        }
-        Ok(())
+        let (first, more) = match (&self.more, writes) {
+            (None, true) => (&self.write, &[][..]),
+            (None, false) => (&self.read, &[][..]),
+            (Some(more), true) => (&self.write, more.writes.as_slice()),
+            (Some(more), false) => (&self.read, more.reads.as_slice()),
+        };
+        test(first).or_else(|| more.iter().find_map(test))
     }
 
     /// A plain write takes the place of all accesses ordered before it.
-    fn supersede<const BYTES: u32, H: Happened>(&mut self, touch: &Touch, bytes: u32, order: &H) {
+    fn supersede<H: Happened>(&mut self, touch: &Touch, bytes: u32, at: &Places, order: &H) {
         if touch.kind != Kind::Plain {
             return;
         }
-        let plain = |mark: &mut Mark| {
-            let common = mark.bytes & bytes;
-            if common != 0 && mark.races::<BYTES, H>(touch, bytes, order).is_none() {
-                mark.bytes &= !common;
+        let drop = |mark: &mut Mark| {
+            if mark.bytes & bytes != 0 && mark.races::<BYTES, H>(touch, bytes, at, order).is_none()
+            {
+                mark.bytes &= !bytes;
             }
         };
-        plain(&mut self.read);
+        drop(&mut self.read);
         if !self.write.is(touch) {
-            plain(&mut self.write);
+            drop(&mut self.write);
         }
         if let Some(more) = &mut self.more {
-            more.reads.iter_mut().chain(&mut more.writes).for_each(plain);
+            more.reads.iter_mut().chain(&mut more.writes).for_each(drop);
         }
     }
 
-    fn remember<const BYTES: u32, H: Happened>(
-        &mut self,
-        touch: &Touch,
-        bytes: u32,
-        order: &mut H,
-    ) {
-        let inline = if touch.write { &mut self.write } else { &mut self.read };
-        if inline.is(touch) {
-            return inline.add::<BYTES, H>(touch, bytes);
-        }
-        let mut mark =
-            Mark { who: touch.who, interval: touch.interval, kind: touch.kind, ..Mark::default() };
-        if inline.replaced::<BYTES, H>(touch, bytes, order) {
-            mark.add::<BYTES, H>(touch, bytes);
-            *inline = mark;
+    fn remember<H: Happened>(&mut self, touch: &Touch, bytes: u32, at: &Places, order: &mut H) {
+        let first = if touch.write { &mut self.write } else { &mut self.read };
+        let Touch { who, interval, kind, .. } = *touch;
+        let mark = Mark { who, interval, bytes, kind, at: *at };
+        if first.replaced::<BYTES, H>(touch, bytes, at, order) {
+            *first = mark;
             if let Some(more) = &mut self.more {
                 let list = if touch.write { &mut more.writes } else { &mut more.reads };
-                list.retain(|mark| !order.settled(mark.who, mark.interval));
+                list.retain(|mark| mark.bytes != 0 && !order.settled(mark.who, mark.interval));
             }
             return;
         }
         let more = self.more.get_or_insert_default();
         let list = if touch.write { &mut more.writes } else { &mut more.reads };
-        if let Some(own) = list.iter_mut().find(|mark| mark.is(touch)) {
-            return own.add::<BYTES, H>(touch, bytes);
+        let mut own = list.iter_mut().filter(|mark| mark.is(touch));
+        if own.any(|own| own.add::<BYTES, H>(bytes, at)) {
+            return;
         }
-        list.retain(|mark| !mark.replaced::<BYTES, H>(touch, bytes, order));
-        mark.add::<BYTES, H>(touch, bytes);
+        list.retain(|mark| !mark.replaced::<BYTES, H>(touch, bytes, at, order));
         list.push(mark);
     }
+}
+
+/// Consecutive lanes' accesses of one cell, which count as one.
+#[derive(Debug, Clone, Copy)]
+pub struct Group {
+    pub cell: usize,
+    /// One bit per byte of the cell.
+    pub bytes: u32,
+    pub at: Places,
+    pub lanes: Mask,
+}
+
+/// Puts the lanes' accesses of `width` bytes, each aligned to its width and no wider than a cell, together by
+/// cell, in the order of lanes. Lanes that write the same byte stay apart.
+pub fn groups<const BYTES: usize, H: Happened, E>(
+    offsets: &[u32; LANES],
+    mask: Mask,
+    width: usize,
+    write: bool,
+    place: impl Fn(usize) -> u32,
+    mut act: impl FnMut(&Group) -> Result<(), E>,
+) -> Result<(), E> {
+    if width >= BYTES / PLACES
+        && (offsets[0] as usize).is_multiple_of(BYTES)
+        && consecutive(offsets, mask, width)
+    {
+        return in_order::<BYTES, E>(offsets[0] as usize / BYTES, width, place, act);
+    }
+    let all = u32::MAX >> (32 - width);
+    let eighths = width.div_ceil(BYTES / PLACES);
+    let mut group = Group { cell: usize::MAX, bytes: 0, at: [0; PLACES], lanes: 0 };
+    for lane in lanes(mask) {
+        let offset = offsets[lane] as usize;
+        let (cell, from) = (offset / BYTES, offset % BYTES);
+        let (bytes, here) = (all << from, place(lane));
+        let first = from / (BYTES / PLACES);
+        let mut joins = cell == group.cell && !(write && group.bytes & bytes != 0);
+        if joins {
+            for n in first..first + eighths {
+                let (old, new) = (group.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
+                match if old == 0 { Some(here) } else { H::merge(group.at[n], here, old == new) } {
+                    Some(place) => group.at[n] = place,
+                    None => joins = false,
+                }
+            }
+        }
+        if !joins {
+            if group.lanes != 0 {
+                act(&group)?;
+            }
+            group = Group { cell, bytes: 0, at: [0; PLACES], lanes: 0 };
+            group.at[first..first + eighths].fill(here);
+        }
+        group.bytes |= bytes;
+        group.lanes |= 1 << lane;
+    }
+    if group.lanes != 0 { act(&group) } else { Ok(()) }
+}
+
+/// True if all lanes access one piece of memory, each its own part of it in the order of lanes.
+pub fn consecutive(offsets: &[u32; LANES], mask: Mask, width: usize) -> bool {
+    let mut strayed = 0;
+    for (lane, &offset) in offsets.iter().enumerate() {
+        strayed |= offset.wrapping_sub(offsets[0]) ^ (lane * width) as u32;
+    }
+    mask == Mask::MAX && strayed == 0
+}
+
+/// The groups of a piece of memory that begins with a cell.
+fn in_order<const BYTES: usize, E>(
+    first: usize,
+    width: usize,
+    place: impl Fn(usize) -> u32,
+    mut act: impl FnMut(&Group) -> Result<(), E>,
+) -> Result<(), E> {
+    let lanes = BYTES / width;
+    let each = PLACES / lanes;
+    let bytes = u32::MAX >> (32 - BYTES);
+    for cell in 0..LANES / lanes {
+        let from = cell * lanes;
+        let at = std::array::from_fn(|n| place(from + n / each));
+        let lanes = (Mask::MAX >> (LANES - lanes)) << from;
+        act(&Group { cell: first + cell, bytes, at, lanes })?;
+    }
+    Ok(())
 }

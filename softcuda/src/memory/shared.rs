@@ -1,8 +1,11 @@
 //! Shared memory of a block, with the races between warps and between lanes of a warp.
 
+use super::access::aligned;
 use super::order::Order;
-use super::shadow::{Cell, Earlier, Happened, Kind, Touch};
+use super::shadow::{Cell, Conflict, Happened, Kind, PLACES, Places, Touch, consecutive, groups};
 use crate::fault::{Check, Fault, Party};
+use crate::ir::{LANES, Mask};
+use crate::registers::lanes;
 
 /// Bytes whose state is kept together.
 const GRANULE: usize = 16;
@@ -26,18 +29,22 @@ pub struct Shared {
     pending: Vec<Option<Box<[Pending; CHUNK]>>>,
     /// How many bytes are pending: mostly none.
     pending_bytes: u32,
-    /// By granule, in chunks.
-    cells: Vec<Option<Box<[Cell; CHUNK]>>>,
+    touched: Touched,
 }
 
-/// Who accesses shared memory, and how.
+/// Who touched each granule.
+#[derive(Debug)]
+struct Touched {
+    /// In chunks.
+    cells: Vec<Option<Box<[Cell<GRANULE>; CHUNK]>>>,
+}
+
+/// The warp that accesses shared memory, and how.
 pub struct Actor<'a> {
     pub order: &'a mut Order,
     /// As whom the access counts: the warp, or an asynchronous unit.
     pub unit: usize,
-    /// The warp that executes the instruction.
     pub warp: usize,
-    pub lane: usize,
     pub pc: u32,
     pub kind: Kind,
 }
@@ -46,8 +53,8 @@ pub struct Actor<'a> {
 #[derive(Debug)]
 pub enum Refusal {
     Fault(Fault),
-    /// It conflicts with an earlier one.
-    Conflict(Check, Earlier),
+    /// It conflicts with an earlier one; at which address.
+    Conflict(Check, Conflict, u32),
 }
 
 impl From<Fault> for Refusal {
@@ -64,23 +71,42 @@ fn place(pc: u32, lane: usize) -> u32 {
     pc << 10 | lane << 5 | lane
 }
 
-/// Instruction and lane of a place as another lane reports it (`lane`, if it is of the same warp).
-pub fn party_of(at: u32, lane: Option<usize>) -> (u32, usize) {
-    let (first, second) = ((at & LANE) as usize, (at >> 5 & LANE) as usize);
-    (at >> 10, if Some(first) == lane { second } else { first })
+fn first(place: u32) -> u32 {
+    place & LANE
+}
+
+fn second(place: u32) -> u32 {
+    place >> 5 & LANE
+}
+
+/// Instruction and lane of the earlier place of a conflict; of two lanes not the one that is `here` now.
+pub fn party_of(place: u32, here: Option<u32>) -> (u32, u32) {
+    let lane = if here == Some(first(place)) { second(place) } else { first(place) };
+    (place >> 10, lane)
+}
+
+/// The lane of the later place.
+pub fn lane_of(place: u32) -> u32 {
+    first(place)
+}
+
+impl Actor<'_> {
+    fn touch(&self, write: bool) -> Touch {
+        let interval = self.order.now(self.unit);
+        Touch { who: self.unit as u32, interval, kind: self.kind, write }
+    }
 }
 
 impl Happened for Actor<'_> {
-    fn before(&self, who: u32, interval: u32, at: u32) -> bool {
+    fn before(&self, who: u32, interval: u32, place: u32, here: u32) -> bool {
         let who = who as usize;
-        if who == self.unit && who != self.warp {
-            return true;
-        }
         if who != self.warp {
-            return self.order.seen(self.warp, who, interval);
+            return self.all_before(who as u32, interval);
         }
-        let seen = |of| self.order.seen_by_lane(who, self.lane, of as usize, interval);
-        seen(at & LANE) && seen(at >> 5 & LANE)
+        let seen = |lane, of| self.order.seen_by_lane(who, lane as usize, of as usize, interval);
+        [first(here), second(here)]
+            .iter()
+            .all(|&lane| seen(lane, first(place)) && seen(lane, second(place)))
     }
 
     fn all_before(&self, who: u32, interval: u32) -> bool {
@@ -95,11 +121,20 @@ impl Happened for Actor<'_> {
         self.order.settled(who as usize, interval)
     }
 
-    fn merge(earlier: u32, later: u32) -> u32 {
-        if (earlier ^ later) & LANE == 0 {
-            return later;
+    const WHO: u32 = LANE << 5 | LANE;
+
+    fn several(place: u32) -> u32 {
+        (place ^ place >> 5) & LANE
+    }
+
+    fn merge(earlier: u32, later: u32, same: bool) -> Option<u32> {
+        let (one, other) = (first(earlier), second(later));
+        if one == second(earlier) && one == first(later) && one == other {
+            return Some(later);
         }
-        later & !(LANE << 5 | LANE) | (later & LANE) << 5 | earlier & LANE
+        let candidates = [other, first(later), second(earlier)];
+        let different = candidates.into_iter().find(|&lane| lane != one).unwrap_or(one);
+        same.then_some(later & !(LANE << 5 | LANE) | different << 5 | one)
     }
 }
 
@@ -111,7 +146,7 @@ impl Shared {
             initialised: vec![0; granules],
             pending: Vec::new(),
             pending_bytes: 0,
-            cells: vec![const { None }; granules.div_ceil(CHUNK)],
+            touched: Touched { cells: vec![const { None }; granules.div_ceil(CHUNK)] },
         }
     }
 
@@ -153,10 +188,8 @@ impl Shared {
     }
 
     /// The fault of an access that meets an unfinished copy.
+    #[cold]
     fn unfinished(&self, addr: u32, bytes: usize) -> Result<(), Fault> {
-        if self.pending_bytes == 0 {
-            return Ok(());
-        }
         for (granule, mask) in spans(addr, bytes) {
             let chunk = self.pending[granule / CHUNK].as_ref();
             let Some(pending) = chunk.map(|chunk| &chunk[granule % CHUNK]) else { continue };
@@ -181,47 +214,54 @@ impl Shared {
             let what = format!("outside the block's {} bytes of shared memory", self.bytes.len());
             return Err(Fault::new(Check::OutOfBounds, what).address(u64::from(addr)));
         }
-        self.unfinished(addr, bytes)
+        if self.pending_bytes == 0 { Ok(()) } else { self.unfinished(addr, bytes) }
     }
 
+    /// Reads as one lane.
     pub(super) fn read(
         &mut self,
         addr: u32,
         into: &mut [u8],
+        lane: usize,
         actor: &mut Actor<'_>,
     ) -> Result<(), Refusal> {
         self.inside(addr, into.len())?;
+        let (touch, at) = (actor.touch(false), [place(actor.pc, lane); PLACES]);
         for (granule, mask) in spans(addr, into.len()) {
             self.written(granule, mask)?;
-            self.touch(granule, mask, false, true, actor)?;
+            self.touched.check(granule, mask, &touch, &at, actor, || true)?;
         }
-        into.copy_from_slice(&self.bytes[addr as usize..addr as usize + into.len()]);
+        copy(into, &self.bytes[addr as usize..addr as usize + into.len()]);
         Ok(())
     }
 
+    /// Writes as one lane.
     pub(super) fn write(
         &mut self,
         addr: u32,
         bytes: &[u8],
+        lane: usize,
         actor: &mut Actor<'_>,
     ) -> Result<(), Refusal> {
         self.inside(addr, bytes.len())?;
-        let old = &self.bytes[addr as usize..addr as usize + bytes.len()];
-        let changes = old != bytes;
+        let (touch, at) = (actor.touch(true), [place(actor.pc, lane); PLACES]);
+        let range = addr as usize..addr as usize + bytes.len();
+        let differs = self.bytes[range.clone()] != *bytes;
         for (granule, mask) in spans(addr, bytes.len()) {
-            let changes = changes || mask & !self.initialised[granule] != 0;
-            self.touch(granule, mask, true, changes, actor)?;
+            let changes = differs || mask & !self.initialised[granule] != 0;
+            self.touched.check(granule, mask, &touch, &at, actor, || changes)?;
             self.initialised[granule] |= mask;
         }
-        self.bytes[addr as usize..addr as usize + bytes.len()].copy_from_slice(bytes);
+        copy(&mut self.bytes[range], bytes);
         Ok(())
     }
 
-    /// A read-modify-write: gives the old bytes, and true if it changed them.
+    /// A read-modify-write of a lane: gives the old bytes, and true if it changed them.
     pub(super) fn modify<const N: usize>(
         &mut self,
         addr: u32,
         old: &mut [u8],
+        lane: usize,
         actor: &mut Actor<'_>,
         next: impl FnOnce(&[u8]) -> [u8; N],
     ) -> Result<bool, Refusal> {
@@ -231,12 +271,85 @@ impl Shared {
         let new = next(old);
         let new = &new[..old.len()];
         let changes = new != old;
+        let (touch, at) = (actor.touch(changes), [place(actor.pc, lane); PLACES]);
         for (granule, mask) in spans(addr, old.len()) {
             self.written(granule, mask)?;
-            self.touch(granule, mask, changes, changes, actor)?;
+            self.touched.check(granule, mask, &touch, &at, actor, || changes)?;
         }
         self.bytes[range].copy_from_slice(new);
         Ok(changes)
+    }
+
+    /// Reads `width` bytes, at most a granule, for each lane of a mask.
+    pub(super) fn read_lanes(
+        &mut self,
+        addrs: &[u32; LANES],
+        mask: Mask,
+        width: usize,
+        actor: &mut Actor<'_>,
+        mut give: impl FnMut(usize, &[u8]),
+    ) -> Result<(), Refusal> {
+        self.lanes_inside(addrs, mask, width)?;
+        let (touch, pc) = (actor.touch(false), actor.pc);
+        let place = |lane| place(pc, lane);
+        groups::<GRANULE, Actor<'_>, _>(addrs, mask, width, false, place, |group| {
+            self.written(group.cell, group.bytes as u16).map_err(|fault| {
+                let at =
+                    |&lane: &usize| Some(u64::from(addrs[lane]) + width as u64) > fault.address;
+                let lane = lanes(group.lanes).find(at);
+                fault.lane(lane.unwrap_or(0))
+            })?;
+            self.touched.check(group.cell, group.bytes as u16, &touch, &group.at, actor, || true)
+        })?;
+        for lane in lanes(mask) {
+            give(lane, &self.bytes[addrs[lane] as usize..][..width]);
+        }
+        Ok(())
+    }
+
+    /// Writes `width` bytes, at most a granule, for each lane of a mask.
+    pub(super) fn write_lanes<'b>(
+        &mut self,
+        addrs: &[u32; LANES],
+        mask: Mask,
+        width: usize,
+        actor: &mut Actor<'_>,
+        take: impl Fn(usize) -> &'b [u8],
+    ) -> Result<(), Refusal> {
+        self.lanes_inside(addrs, mask, width)?;
+        let (touch, pc) = (actor.touch(true), actor.pc);
+        let place = |lane| place(pc, lane);
+        let Self { bytes, initialised, touched, .. } = self;
+        groups::<GRANULE, Actor<'_>, _>(addrs, mask, width, true, place, |group| {
+            let written = group.bytes as u16 & !initialised[group.cell] == 0;
+            let same = |lane: usize| take(lane) == &bytes[addrs[lane] as usize..][..width];
+            let changes = || !written || !lanes(group.lanes).all(same);
+            touched.check(group.cell, group.bytes as u16, &touch, &group.at, actor, changes)?;
+            initialised[group.cell] |= group.bytes as u16;
+            for lane in lanes(group.lanes) {
+                copy(&mut bytes[addrs[lane] as usize..][..width], take(lane));
+            }
+            Ok(())
+        })
+    }
+
+    /// Refuses lanes whose accesses are not aligned or lie outside, or in an unfinished copy.
+    fn lanes_inside(&self, addrs: &[u32; LANES], mask: Mask, width: usize) -> Result<(), Refusal> {
+        let end = u64::from(addrs[LANES - 1]) + width as u64;
+        if consecutive(addrs, mask, width)
+            && (addrs[0] as usize).is_multiple_of(width)
+            && end <= self.bytes.len() as u64
+            && self.pending_bytes == 0
+        {
+            return Ok(());
+        }
+        for lane in lanes(mask) {
+            let addr = addrs[lane];
+            aligned(u64::from(addr), width)
+                .and_then(|()| self.inside(addr, width))
+                .map_err(|fault| fault.lane(lane))?;
+        }
+        Ok(())
     }
 
     /// Refuses to read a granule's bytes unless all have been written.
@@ -249,41 +362,39 @@ impl Shared {
         let what = "reads shared memory that nothing has written";
         Err(Fault::new(Check::Uninitialised, what).address(byte as u64))
     }
+}
 
+impl Touched {
     /// Checks an access of a granule's bytes against earlier ones and remembers it.
-    fn touch(
+    fn check(
         &mut self,
         granule: usize,
         mask: u16,
-        write: bool,
-        changes: bool,
+        touch: &Touch,
+        at: &Places,
         actor: &mut Actor<'_>,
+        changes: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
         let chunk = self.cells[granule / CHUNK]
             .get_or_insert_with(|| Box::new(std::array::from_fn(|_| Cell::default())));
         let cell = &mut chunk[granule % CHUNK];
-        let touch = Touch {
-            who: actor.unit as u32,
-            interval: actor.order.now(actor.unit),
-            at: place(actor.pc, actor.lane),
-            kind: actor.kind,
-            write,
-        };
         let bytes = u32::from(mask);
+        let address = (granule * GRANULE) as u32 + mask.trailing_zeros();
         if actor.unit != actor.warp {
             let Actor { order, warp, .. } = &*actor;
-            let unfenced = cell.find_write::<{ GRANULE as u32 }>(bytes, |who, interval| {
+            let unfenced = cell.find_write(bytes, |who, interval| {
                 let who = who as usize;
                 !order.asynchronous(who)
                     && (who == *warp || order.seen(*warp, who, interval))
                     && !order.fenced(*warp, who, interval)
             });
-            if let Some(earlier) = unfenced {
-                return Err(Refusal::Conflict(Check::MissingFence, earlier));
+            if let Some((who, place)) = unfenced {
+                let conflict = Conflict { who, place, wrote: true, here: at[0] };
+                return Err(Refusal::Conflict(Check::MissingFence, conflict, address));
             }
         }
-        let raced = cell.touch::<{ GRANULE as u32 }, _>(&touch, bytes, changes, actor);
-        raced.map_err(|earlier| Refusal::Conflict(Check::SharedRace, earlier))
+        let checked = cell.touch(touch, bytes, at, actor, changes);
+        checked.map_err(|conflict| Refusal::Conflict(Check::SharedRace, conflict, address))
     }
 }
 
@@ -296,4 +407,14 @@ fn spans(addr: u32, bytes: usize) -> impl Iterator<Item = (usize, u16)> {
         let high = (end - begin).min(GRANULE);
         (granule, u16::MAX << low & u16::MAX >> (GRANULE - high))
     })
+}
+
+/// Copies between slices of one length; those of accesses without a call.
+pub fn copy(into: &mut [u8], from: &[u8]) {
+    match into.len() {
+        4 => into.first_chunk_mut::<4>().zip(from.first_chunk()).map(|(into, from)| *into = *from),
+        8 => into.first_chunk_mut::<8>().zip(from.first_chunk()).map(|(into, from)| *into = *from),
+        16 => into.first_chunk_mut::<16>().zip(from.first_chunk()).map(|(i, from)| *i = *from),
+        _ => Some(into.copy_from_slice(from)),
+    };
 }

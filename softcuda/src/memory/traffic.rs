@@ -1,5 +1,6 @@
 //! What accesses would cost hardware: sectors of global memory, wavefronts of shared memory.
 
+use super::shadow::consecutive;
 use crate::counters::Counter;
 use crate::ir::{LANES, Mask};
 use crate::machine::Context;
@@ -10,7 +11,7 @@ const BANKS: usize = 32;
 
 /// Counts a warp's access of global memory, `bytes` a lane, aligned to them.
 pub fn global(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes: usize) {
-    let (sectors, distinct) = touched(addresses, mask);
+    let (sectors, distinct) = touched(addresses, mask, bytes);
     ctx.count(Counter::GlobalRequests, 1);
     ctx.count(Counter::GlobalBytes, bytes as u64 * u64::from(mask.count_ones()));
     ctx.count(Counter::GlobalSectors, sectors);
@@ -19,7 +20,12 @@ pub fn global(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes
 
 /// Distinct sectors and distinct addresses. An aligned access lies in one sector, and two of the same
 /// size are the same or apart.
-fn touched(addresses: &[u64; LANES], mask: Mask) -> (u64, u64) {
+fn touched(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) {
+    let low = addresses.map(|address| address as u32);
+    if consecutive(&low, mask, bytes) && addresses[0].is_multiple_of(bytes as u64) {
+        let end = addresses[0] + (LANES * bytes) as u64;
+        return (end.div_ceil(SECTOR) - addresses[0] / SECTOR, LANES as u64);
+    }
     let mut active = [0; LANES];
     let mut n = 0;
     for lane in lanes(mask) {
@@ -48,6 +54,10 @@ pub fn shared(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes
 
 fn wavefronts(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) {
     let words = bytes.div_ceil(4);
+    let low = addresses.map(|address| address as u32);
+    if consecutive(&low, mask, bytes) && (low[0] as usize).is_multiple_of(bytes) {
+        return (words as u64, words as u64);
+    }
     let group = LANES / words;
     let (mut total, mut ideal) = (0, 0);
     for first in (0..LANES).step_by(group) {
@@ -94,12 +104,12 @@ mod tests {
 
     #[test]
     fn sectors_and_needed_bytes() {
-        assert_eq!(touched(&at(|lane| 4 * lane), Mask::MAX), (4, 32));
-        assert_eq!(touched(&at(|lane| 4 * lane + 16), Mask::MAX), (5, 32));
-        assert_eq!(touched(&at(|lane| 128 * (31 - lane)), Mask::MAX), (32, 32));
-        assert_eq!(touched(&at(|_| 64), Mask::MAX), (1, 1));
-        assert_eq!(touched(&at(|lane| 16 * lane), 0xff), (4, 8));
-        assert_eq!(touched(&at(|lane| 4 * (lane ^ 5)), Mask::MAX), (4, 32));
+        assert_eq!(touched(&at(|lane| 4 * lane), Mask::MAX, 4), (4, 32));
+        assert_eq!(touched(&at(|lane| 4 * lane + 16), Mask::MAX, 4), (5, 32));
+        assert_eq!(touched(&at(|lane| 128 * (31 - lane)), Mask::MAX, 4), (32, 32));
+        assert_eq!(touched(&at(|_| 64), Mask::MAX, 4), (1, 1));
+        assert_eq!(touched(&at(|lane| 16 * lane), 0xff, 16), (4, 8));
+        assert_eq!(touched(&at(|lane| 4 * (lane ^ 5)), Mask::MAX, 4), (4, 32));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::access::{self, Located, generic};
 use super::global::Toucher;
+use super::shared::copy;
 use super::{Memory, traffic};
 use crate::fault::{Check, Fault};
 use crate::ir::{
@@ -107,6 +108,41 @@ pub fn shared_place(ctx: &Context<'_>, space: Space, address: u64) -> (usize, u3
     }
 }
 
+/// Does something for the lanes of each block whose shared memory they address, given the block's rank and
+/// the addresses in it.
+fn for_blocks(
+    ctx: &mut Context<'_>,
+    space: Space,
+    addresses: &[u64; LANES],
+    mask: Mask,
+    bytes: usize,
+    mut act: impl FnMut(&mut Context<'_>, usize, &[u32; LANES], Mask) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let low = addresses.map(|address| address as u32);
+    if bytes > 16 {
+        let what = "accesses of more than 16 bytes work on global memory only";
+        return Err(Fault::new(Check::Trap, what).lane(mask.trailing_zeros() as usize));
+    }
+    if space == Space::Shared {
+        return act(ctx, ctx.rank, &low, mask);
+    }
+    let mut rest = mask;
+    while rest != 0 {
+        let block = |lane: usize| low[lane] / access::SHARED_STRIDE;
+        let first = block(rest.trailing_zeros() as usize);
+        let here = lanes(rest).filter(|&lane| block(lane) == first);
+        let part = here.fold(0, |part, lane| part | 1 << lane);
+        let (rank, _) = access::cluster_shared(ctx, first * access::SHARED_STRIDE);
+        let addrs = low.map(|addr| addr % access::SHARED_STRIDE);
+        act(ctx, rank, &addrs, part).map_err(|fault| match fault.lane {
+            None => fault.lane(part.trailing_zeros() as usize),
+            Some(_) => fault,
+        })?;
+        rest &= !part;
+    }
+    Ok(())
+}
+
 pub fn load(op: &Load, ctx: &mut Context<'_>, mask: Mask) -> Executed {
     let addresses = addresses(ctx, &op.from, mask)?;
     let bytes = op.width * op.elements.len();
@@ -145,23 +181,26 @@ fn read(
                 true => Toucher::of_constants(ctx),
                 false => Toucher::new(ctx, from.global_kind()),
             };
-            toucher.each(addresses, mask, bytes, |toucher, held, lane, offset| {
-                toucher.read(held, offset, lane, &mut buffer[lane][..bytes])
+            toucher.each(addresses, mask, bytes, |toucher, held, offsets, mask| {
+                toucher.read_lanes(held, offsets, mask, bytes, |lane, words, offset| {
+                    words.read(offset, &mut buffer[lane][..bytes]);
+                })
             })?;
+            drop(toucher);
             if strong {
                 super::strong::loads(from, ctx, addresses, mask);
             }
         }
         Part::Shared => {
             traffic::shared(ctx, addresses, mask, bytes);
-            let unit = ctx.unit();
-            for lane in lanes(mask) {
-                let (rank, addr) = shared_place(ctx, from.space, addresses[lane]);
-                let into = &mut buffer[lane][..bytes];
-                access::with_shared(ctx, (unit, rank, lane, addr, kind), bytes, |shared, by| {
-                    shared.read(addr, into, by)
-                })?;
-            }
+            for_blocks(ctx, from.space, addresses, mask, bytes, |ctx, rank, addrs, mask| {
+                let unit = ctx.unit();
+                access::with_block(ctx, unit, rank, kind, |shared, by| {
+                    shared.read_lanes(addrs, mask, bytes, by, |lane, found| {
+                        copy(&mut buffer[lane][..bytes], found);
+                    })
+                })
+            })?;
             if strong {
                 super::strong::loads(from, ctx, addresses, mask);
             }
@@ -211,8 +250,8 @@ fn write(
                 super::strong::stores(to, ctx, addresses, mask, false);
             }
             let toucher = Toucher::new(ctx, to.global_kind());
-            toucher.each(addresses, mask, bytes, |toucher, held, lane, offset| {
-                toucher.write(held, offset, lane, &buffer[lane][..bytes])
+            toucher.each(addresses, mask, bytes, |toucher, held, offsets, mask| {
+                toucher.write_lanes(held, offsets, mask, bytes, |lane| &buffer[lane][..bytes])
             })?;
         }
         Part::Shared => {
@@ -221,14 +260,12 @@ fn write(
             if strong {
                 super::strong::stores(to, ctx, addresses, mask, false);
             }
-            let unit = ctx.unit();
-            for lane in lanes(mask) {
-                let (rank, addr) = shared_place(ctx, to.space, addresses[lane]);
-                let from = &buffer[lane][..bytes];
-                access::with_shared(ctx, (unit, rank, lane, addr, kind), bytes, |shared, by| {
-                    shared.write(addr, from, by)
-                })?;
-            }
+            for_blocks(ctx, to.space, addresses, mask, bytes, |ctx, rank, addrs, mask| {
+                let unit = ctx.unit();
+                access::with_block(ctx, unit, rank, kind, |shared, by| {
+                    shared.write_lanes(addrs, mask, bytes, by, |lane| &buffer[lane][..bytes])
+                })
+            })?;
         }
         Part::Local => return local_write(ctx, addresses, mask, bytes, buffer),
         Part::Parameters => {
