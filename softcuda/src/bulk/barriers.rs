@@ -416,15 +416,16 @@ pub fn send(
 }
 
 impl Mbarriers {
-    /// Copies of a lane that an mbarrier waits for, when the lane itself waits for them.
-    pub fn copies_of(&mut self, unit: usize, lane: usize) -> impl Iterator<Item = Issued> + '_ {
-        self.0.values_mut().flat_map(|entry| &mut entry.flights).flat_map(
-            move |flight| match flight {
-                Flight::Copies { unit: of, copies, .. } if *of == unit => {
-                    copies.extract_if(.., |copy| copy.lane == lane).collect()
-                }
-                _ => Vec::new(),
-            },
-        )
+    /// Takes the copies of a warp's lanes that have arrived at an mbarrier.
+    pub fn copies_of(&mut self, unit: usize, mask: Mask) -> Vec<Issued> {
+        let mut taken = Vec::new();
+        for flight in self.0.values_mut().flat_map(|entry| &mut entry.flights) {
+            if let Flight::Copies { unit: of, copies, .. } = flight
+                && *of == unit
+            {
+                taken.extend(copies.extract_if(.., |copy| mask >> copy.lane & 1 == 1));
+            }
+        }
+        taken
     }
 }

@@ -154,17 +154,18 @@ pub fn wait(ctx: &mut Context<'_>, mask: Mask, allowed: u32) -> Result<(), Fault
         mask >> copy.lane & 1 == 1
             && u64::from(copy.group) + u64::from(allowed) < u64::from(open[copy.lane])
     };
-    let mut finished: Vec<Issued> =
-        ctx.warp.asyncs.copies.extract_if(.., |copy| done(copy)).collect();
-    // Those an mbarrier waits for, too, if all groups are waited for.
-    let unit = ctx.unit();
-    if allowed == 0 {
-        let mbarriers = &mut ctx.cluster.blocks[ctx.rank].asyncs.mbarriers;
-        lanes(mask).for_each(|lane| finished.extend(mbarriers.copies_of(unit, lane)));
-    }
+    let finished: Vec<Issued> = ctx.warp.asyncs.copies.extract_if(.., |copy| done(copy)).collect();
     for copy in &finished {
         copy.finish(ctx)?;
         shared_write(ctx, ctx.rank, copy.lane, copy.to, &copy.data[..copy.bytes as usize])?;
+    }
+    // Those that have arrived at an mbarrier are ordered by it: they only end here, if all are waited for.
+    if allowed == 0 {
+        let unit = ctx.unit();
+        let mbarriers = &mut ctx.cluster.blocks[ctx.rank].asyncs.mbarriers;
+        for copy in mbarriers.copies_of(unit, mask) {
+            copy.finish(ctx)?;
+        }
     }
     Ok(())
 }
