@@ -397,20 +397,28 @@ pub fn unit(ctx: &mut Context<'_>, rank: usize, lane: usize, addr: u32) -> Resul
     Ok(unit)
 }
 
-/// Sends a transfer on its way: its destinations are written, and marked from now on.
+/// What a transfer brings: the parts of the mbarrier's block that nobody may touch before, and how many
+/// bytes count.
+pub struct Arriving {
+    pub range: Vec<(u32, u32)>,
+    pub bytes: u32,
+}
+
+/// Sends a transfer on its way that `writer` has written.
 pub fn send(
     ctx: &mut Context<'_>,
     (rank, addr): (usize, u32),
     lane: usize,
-    to: Vec<(u32, u32)>,
-    bytes: u32,
+    writer: usize,
+    Arriving { range: to, bytes }: Arriving,
 ) -> Result<(), Fault> {
-    let unit = unit(ctx, rank, lane, addr)?;
-    let clock = ctx.cluster.order.release(unit);
+    touch(ctx, rank, lane, addr)?;
+    let clock = ctx.cluster.order.release(writer);
     let by = ctx.party(lane, "started a transfer to");
     for &(addr, bytes) in &to {
         ctx.cluster.blocks[rank].shared.mark_pending(addr, bytes, by.clone());
     }
+    ctx.cluster.changes += 1;
     entry(ctx, rank, lane, addr)?.flights.push(Flight::Transfer { to, bytes, clock });
     Ok(())
 }

@@ -4,6 +4,9 @@ mod barriers;
 mod copy;
 mod mbarrier;
 pub(crate) mod place;
+mod remote;
+mod tensor;
+mod transfer;
 
 use crate::counters::Class;
 use crate::ir::{LANES, Mask, Reg, Src, Ty};
@@ -20,6 +23,10 @@ pub enum Async {
     Mbarrier(barriers::Operation),
     /// `mbarrier.pending_count`: count, state.
     PendingCount(Reg, Src),
+    Transfer(Box<transfer::Transfer>),
+    CommitTransfers,
+    WaitTransfers(u32),
+    Remote(Box<remote::Remote>),
     /// `fence.proxy.async`.
     ProxyFence,
     /// What only helps hardware along, or orders what is in order here.
@@ -43,6 +50,7 @@ pub struct WarpAsync {
     copies: Vec<copy::Issued>,
     /// The number of each lane's open group.
     open: [u32; LANES],
+    groups: transfer::Groups,
 }
 
 /// Asynchronous state of a block.
@@ -61,6 +69,17 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
             _ => return l.error("expected the number of groups"),
         },
         ("cp", "async", "wait_all") => Async::WaitAll,
+        ("cp", "async", "bulk") if part(3) == "commit_group" => Async::CommitTransfers,
+        ("cp", "async", "bulk") if part(3) == "wait_group" => match operands(i)? {
+            [Operand::Int(groups)] => Async::WaitTransfers(*groups as u32),
+            _ => return l.error("expected the number of groups"),
+        },
+        ("cp", "async", "bulk") if part(3) == "prefetch" => Async::Nothing,
+        ("cp", "async" | "reduce", "bulk" | "async") if part(3) != "" => {
+            Async::Transfer(Box::new(transfer::Transfer::lower(l, i)?))
+        }
+        ("st" | "red", "async", _) => Async::Remote(Box::new(remote::Remote::lower(l, i)?)),
+        ("prefetch", "tensormap", _) | ("prefetch", _, "tensormap") => Async::Nothing,
         ("cp", "async", "mbarrier") if part(3) == "arrive" => {
             Async::Mbarrier(barriers::Operation::lower_copies(l, i)?)
         }
@@ -87,6 +106,10 @@ pub fn execute(op: &Async, ctx: &mut Context<'_>, mask: Mask) -> Executed {
             let counts = states.map(mbarrier::Mbarrier::pending_count);
             ctx.warp.regs.write32(*count, mask, &counts);
         }
+        Async::Transfer(op) => op.execute(ctx, mask)?,
+        Async::CommitTransfers => transfer::commit(ctx, mask),
+        Async::WaitTransfers(groups) => transfer::wait(ctx, mask, *groups),
+        Async::Remote(op) => op.execute(ctx, mask)?,
         Async::ProxyFence => {
             let unit = ctx.unit();
             ctx.cluster.order.fence_async(unit);

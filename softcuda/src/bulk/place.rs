@@ -72,3 +72,8 @@ pub fn aligned(lane: usize, address: u64, to: u64) -> Result<(), Fault> {
     let what = format!("the address must be a multiple of {to}");
     Err(Fault::new(Check::Misaligned, what).lane(lane).address(address))
 }
+
+/// Exchanges the 16-byte chunks of a swizzled line: bits 4 up of the address with those 3 above them.
+pub fn swizzled(addr: u32, bits: u32) -> u32 {
+    addr ^ ((addr >> 7 & ((1 << bits) - 1)) << 4)
+}
