@@ -16,7 +16,7 @@ const WORDS: usize = 1024;
 /// Runs a body with `a` holding 0, 1, 2, … and `b` unwritten. It finds the address of 4 KiB of shared memory
 /// in `%r10`, that of the thread's word there in `%r11`, of its words in `a` and `b` in `%rd10`, `%rd11`,
 /// and an mbarrier's place in `%r12`.
-fn run_on(body: &str, block: u32, schedule: Schedule) -> Result<(Vec<u32>, Counters), Report> {
+fn run_on(body: &str, block: u32, schedule: Schedule) -> Result<(Vec<u32>, Counters), Box<Report>> {
     let program = Program::body(
         "sm_90",
         &format!(
@@ -35,11 +35,11 @@ fn run_on(body: &str, block: u32, schedule: Schedule) -> Result<(Vec<u32>, Count
             assert!(counters.by_class(kernel).contains_key(&Class::Move));
             Ok((program.read_u32s(b, WORDS), counters))
         }
-        Err(report) => Err(*report),
+        Err(report) => Err(report),
     }
 }
 
-fn run(body: &str, block: u32) -> Result<(Vec<u32>, Counters), Report> {
+fn run(body: &str, block: u32) -> Result<(Vec<u32>, Counters), Box<Report>> {
     run_on(body, block, Schedule::Forward)
 }
 
@@ -283,10 +283,7 @@ fn mbarriers_are_checked() {
     for schedule in SCHEDULES {
         assert!(run_on(&racing, 64, schedule).is_err());
     }
-    assert_eq!(
-        bad(&format!("@%p31 mbarrier.init.shared.b64 [%r12+4], 1;\n"), 32),
-        Check::Misaligned
-    );
+    assert_eq!(bad("@%p31 mbarrier.init.shared.b64 [%r12+4], 1;\n", 32), Check::Misaligned);
     assert_eq!(bad("@%p31 mbarrier.init.shared.b64 [%r12], 0;\n", 32), Check::Trap);
     assert_eq!(
         bad(

@@ -26,13 +26,13 @@ fn program(body: &str) -> Program {
     )
 }
 
-type Outcome = Result<Vec<u32>, Report>;
+type Outcome = Result<Vec<u32>, Box<Report>>;
 
 /// Runs with `a` holding `words` and `b` 1024 words of ones; returns `b`.
 fn run(body: &str, words: &[u32], block: u32, schedule: Schedule) -> Outcome {
     let program = program(body).schedule(schedule);
     let (a, b) = (program.u32s(words), program.u32s(&[u32::MAX; 1024]));
-    program.launch(1, block, &[Arg::U64(a), Arg::U64(b)]).map_err(|report| *report)?;
+    program.launch(1, block, &[Arg::U64(a), Arg::U64(b)])?;
     Ok(program.read_u32s(b, 1024))
 }
 
@@ -208,9 +208,9 @@ fn tensor(sizes: &[u64], pitch: u64, extent: &[u32], swizzle: Swizzle) -> (Vec<u
     };
     map.sizes[..sizes.len()].copy_from_slice(sizes);
     let mut stride = pitch * 2;
-    for n in 1..sizes.len() {
-        map.strides[n - 1] = stride;
-        stride *= sizes[n];
+    for (n, size) in sizes.iter().skip(1).enumerate() {
+        map.strides[n] = stride;
+        stride *= size;
     }
     let mut whole = [1; MAX_RANK];
     whole[..extent.len()].copy_from_slice(extent);
@@ -241,7 +241,7 @@ fn boxed(map: &TensorMap, data: &[u16], at: &[i32]) -> Vec<u16> {
 fn swizzled(byte: usize, span: usize) -> usize {
     match span {
         0 => byte,
-        _ => byte ^ (byte / 128 % (span / 16)) * 16,
+        _ => byte ^ ((byte / 128 % (span / 16)) * 16),
     }
 }
 
@@ -251,14 +251,14 @@ fn run_tensor(
     data: &[u16],
     map: &TensorMap,
     schedule: Schedule,
-) -> Result<(Vec<u16>, Vec<u16>), Report> {
+) -> Result<(Vec<u16>, Vec<u16>), Box<Report>> {
     let program = program(body).schedule(schedule);
     let bytes: Vec<u8> = data.iter().flat_map(|e| e.to_le_bytes()).collect();
     let address = program.bytes(&bytes);
     let map = TensorMap { address, ..map.clone() };
     let a = program.bytes(&map.encode().unwrap());
     let b = program.bytes(&[0xff; 8192]);
-    program.launch(1, 32, &[Arg::U64(a), Arg::U64(b)]).map_err(|report| *report)?;
+    program.launch(1, 32, &[Arg::U64(a), Arg::U64(b)])?;
     let read = |from: u64, n: usize| -> Vec<u16> {
         let bytes = program.read_bytes(from, n);
         bytes.chunks(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
@@ -285,9 +285,12 @@ fn load_box(at: &[i32], bytes: usize, mode: &str) -> String {
     )
 }
 
+/// Sizes, pitch, box, swizzle, coordinates.
+type Case = (&'static [u64], u64, &'static [u32], Swizzle, &'static [i32]);
+
 #[test]
 fn boxes_are_loaded_in_every_rank_and_swizzle() {
-    let cases: [(&[u64], u64, &[u32], Swizzle, &[i32]); 9] = [
+    let cases: [Case; 9] = [
         (&[256], 256, &[64], Swizzle::None, &[40]),
         (&[100], 104, &[64], Swizzle::None, &[70]),
         (&[40, 30], 40, &[64, 16], Swizzle::None, &[-5, 20]),
@@ -344,7 +347,7 @@ fn store_box(at: &[i32], op: &str) -> String {
 
 #[test]
 fn boxes_are_stored_and_added() {
-    let cases: [(&[u64], u64, &[u32], Swizzle, &[i32]); 4] = [
+    let cases: [Case; 4] = [
         (&[40, 30], 40, &[16, 8], Swizzle::None, &[-5, 26]),
         (&[70, 40], 72, &[64, 16], Swizzle::Bytes128, &[30, 5]),
         (&[40, 40], 48, &[32, 16], Swizzle::Bytes64, &[16, 30]),

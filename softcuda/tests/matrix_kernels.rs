@@ -140,7 +140,7 @@ fn movmatrix_transposes() {
     // Word 4 * lane of the tile is the lane's register: rows of four lanes.
     let mut tile = vec![0; 128];
     for lane in 0..32u32 {
-        tile[4 * lane as usize] = 2 * lane | (2 * lane + 1) << 16;
+        tile[4 * lane as usize] = (2 * lane) | (2 * lane + 1) << 16;
     }
     let (a, b) = (program.u32s(&tile), program.unwritten(128));
     program.launch(1, 32, &[Arg::U64(a), Arg::U64(b)]).unwrap();

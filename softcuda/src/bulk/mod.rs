@@ -75,7 +75,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
             _ => return l.error("expected the number of groups"),
         },
         ("cp", "async", "bulk") if part(3) == "prefetch" => Async::Nothing,
-        ("cp", "async" | "reduce", "bulk" | "async") if part(3) != "" => {
+        ("cp", "async" | "reduce", "bulk" | "async") if !part(3).is_empty() => {
             Async::Transfer(Box::new(transfer::Transfer::lower(l, i)?))
         }
         ("st" | "red", "async", _) => Async::Remote(Box::new(remote::Remote::lower(l, i)?)),
