@@ -1,6 +1,7 @@
 //! How fast kernels execute with all checks: lane-instructions a second, on one core and on all.
 //!
-//! `cargo bench -p softcuda` prints a table. The kernels are those of the tests; nvcc is needed.
+//! `cargo bench -p softcuda [-- WORD]` prints a table, of the kernels whose name holds the word if there
+//! is one. They are those of the tests; nvcc is needed.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -59,6 +60,10 @@ fn report(
     mut program: Program,
     launch: impl Fn(&Program) -> Result<softcuda::counters::Counters, Box<softcuda::fault::Report>>,
 ) {
+    let word = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    if word.is_some_and(|word| !name.contains(&word)) {
+        return;
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut one = None;
     for threads in if cores > 1 { vec![1, cores] } else { vec![1] } {

@@ -6,6 +6,7 @@ mod common;
 use common::{Arg, Program, nvcc};
 use softcuda::fault::Report;
 use softcuda::machine::Schedule;
+use softcuda::tensor_map::{DataType, Interleave, Mode, Swizzle, TensorMap};
 
 const SCHEDULES: [Schedule; 4] =
     [Schedule::Forward, Schedule::Reverse, Schedule::Random(1), Schedule::Random(2)];
@@ -188,5 +189,39 @@ fn gemm() {
             [Arg::U64(pa), Arg::U64(pb), Arg::U64(to), Arg::I32(n as i32), Arg::I32(k as i32)];
         program.launch_3d([1, 2, 1], [128, 1, 1], [1; 3], shared, &args)?;
         Ok(program.read_f32s(to, m * n) == product(&a, &b, k))
+    });
+}
+
+/// The map of a row-major bf16 matrix, in boxes of 64 x 64, rows of 128 bytes swizzled.
+fn tensor_map(address: u64, rows: usize, columns: usize) -> Arg {
+    let map = TensorMap {
+        data_type: DataType::Bf16,
+        rank: 2,
+        address,
+        sizes: [columns as u64, rows as u64, 1, 1, 1],
+        strides: [2 * columns as u64, 0, 0, 0],
+        mode: Mode::Tiled { extent: [64, 64, 1, 1, 1] },
+        element_strides: [1; 5],
+        interleave: Interleave::None,
+        swizzle: Swizzle::Bytes128,
+        promotion: 0,
+        fill_nan: false,
+    };
+    Arg::Bytes(map.encode().expect("a valid map").to_vec())
+}
+
+#[test]
+fn wgmma() {
+    check("wgmma", "sm_90a", &[], |program, _| {
+        let (m, n, k) = (128, 64, 256);
+        let (a, b) = (small(m * k, 7), small(n * k, 5));
+        let (pa, pb) = (program.bytes(&bf16s(&a)), program.bytes(&bf16s(&b)));
+        let to = program.unwritten((m * n * 4) as u64);
+        let (n32, k32) = (Arg::I32(n as i32), Arg::I32(k as i32));
+        let maps = [tensor_map(pa, m, k), tensor_map(pb, n, k)];
+        let args = [maps.to_vec(), vec![Arg::U64(to), Arg::F32(2.0), n32, k32]].concat();
+        program.launch_3d([1, 2, 1], [128, 1, 1], [1; 3], 4 * 64 * 64 * 2, &args)?;
+        let twice: Vec<f32> = a.iter().map(|v| 2.0 * v).collect();
+        Ok(program.read_f32s(to, m * n) == product(&twice, &b, k))
     });
 }

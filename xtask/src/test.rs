@@ -29,6 +29,12 @@ const STEPS: &[Step] = &[
         &["clippy", "--release", "--lib", "--no-default-features", "--", "-D", "warnings"],
     ),
     step("tests", &["test", "--release", "--workspace"]),
+    // The shipped kernels through the driver's own calls, executed by softcuda.
+    Step {
+        name: "device tests",
+        arguments: &["softcuda", "test", "--release", "--test", "cuda_probe"],
+        variable: Some(("GRADROUTE_REQUIRE_GPU", "1")),
+    },
     step(
         "example",
         &["run", "--release", "--example", "glyph_diffusion", "--", "--quick", "--out", QUICK_RUN],
