@@ -1,0 +1,113 @@
+//! A module of candle's, its launches and the comparison of their results.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::number::{Dtype, Random, Tolerance, Value};
+use crate::common::{Arg, Program};
+
+/// Threads of a block where candle leaves the choice to cudarc.
+const BLOCK: u32 = 1024;
+
+pub struct Family {
+    pub program: Program,
+    pub random: Random,
+    /// Names of kernels whose results were compared.
+    pub ran: BTreeSet<String>,
+    pub failures: Vec<String>,
+}
+
+/// Memory that a kernel is to write.
+#[derive(Clone, Copy)]
+pub struct Output {
+    pub address: u64,
+    pub dtype: Dtype,
+    pub count: usize,
+}
+
+impl Output {
+    pub fn arg(self) -> Arg {
+        Arg::U64(self.address)
+    }
+}
+
+/// A scalar argument.
+pub fn scalar(dtype: Dtype, value: Value) -> Arg {
+    Arg::Bytes(dtype.encode(&[value]))
+}
+
+pub fn size(n: usize) -> Arg {
+    Arg::U64(n as u64)
+}
+
+impl Family {
+    pub fn load(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).expect("readable");
+        let (ran, failures) = Default::default();
+        Self { program: Program::module(&text), random: Random::new(3), ran, failures }
+    }
+
+    pub fn input(&self, dtype: Dtype, values: &[Value]) -> Arg {
+        Arg::U64(self.program.bytes(&dtype.encode(values)))
+    }
+
+    /// Dimensions, strides and other numbers of 64 bits.
+    pub fn sizes(&self, numbers: &[usize]) -> Arg {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
+        Arg::U64(self.program.bytes(&bytes))
+    }
+
+    /// Memory that nothing has written, exactly as large as the result.
+    pub fn output(&self, dtype: Dtype, count: usize) -> Output {
+        let address = self.program.unwritten((count * dtype.bytes()) as u64);
+        Output { address, dtype, count }
+    }
+
+    /// Memory that the kernel adds to or overwrites in part.
+    pub fn filled(&self, dtype: Dtype, values: &[Value]) -> Output {
+        let address = self.program.bytes(&dtype.encode(values));
+        Output { address, dtype, count: values.len() }
+    }
+
+    /// Launches one thread per element, as cudarc does.
+    pub fn launch(&mut self, kernel: &str, elements: usize, args: &[Arg]) -> bool {
+        let grid = (elements as u32).div_ceil(BLOCK);
+        self.launch_blocks(kernel, [grid, 1, 1], [BLOCK, 1, 1], 0, args)
+    }
+
+    /// Whether the kernel ran without a fault.
+    pub fn launch_blocks(
+        &mut self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        args: &[Arg],
+    ) -> bool {
+        self.program.select(kernel);
+        let found = self.program.kernel();
+        assert_eq!(found.parameters.len(), args.len(), "parameters of {kernel}");
+        let launched = self.program.launch_3d(grid, block, [1; 3], shared, args);
+        if let Err(report) = &launched {
+            self.failures.push(report.to_string());
+        }
+        launched.is_ok()
+    }
+
+    /// Compares what the kernel launched last has written.
+    pub fn check(&mut self, what: &str, out: Output, expected: &[Value], tolerance: Tolerance) {
+        assert_eq!(out.count, expected.len());
+        let dtype = out.dtype;
+        let got = dtype.decode(&self.program.read_bytes(out.address, out.count * dtype.bytes()));
+        let kernel = self.program.kernel().name.clone();
+        let mut wrong = (got.iter().zip(expected).enumerate())
+            .filter(|(_, (got, expected))| !dtype.accepts(**got, **expected, tolerance));
+        if let Some((at, (got, expected))) = wrong.next() {
+            let more = wrong.count();
+            self.failures.push(format!(
+                "{kernel} ({what}): element {at} is {got:?}, not {expected:?}, and {more} more"
+            ));
+        }
+        self.ran.insert(kernel);
+    }
+}
