@@ -96,9 +96,19 @@ impl Family {
 
     /// Compares what the kernel launched last has written.
     pub fn check(&mut self, what: &str, out: Output, expected: &[Value], tolerance: Tolerance) {
-        assert_eq!(out.count, expected.len());
-        let dtype = out.dtype;
-        let got = dtype.decode(&self.program.read_bytes(out.address, out.count * dtype.bytes()));
+        let bytes = self.program.read_bytes(out.address, out.count * out.dtype.bytes());
+        self.check_values(what, out.dtype, &out.dtype.decode(&bytes), expected, tolerance);
+    }
+
+    pub fn check_values(
+        &mut self,
+        what: &str,
+        dtype: Dtype,
+        got: &[Value],
+        expected: &[Value],
+        tolerance: Tolerance,
+    ) {
+        assert_eq!(got.len(), expected.len());
         let kernel = self.program.kernel().name.clone();
         let mut wrong = (got.iter().zip(expected).enumerate())
             .filter(|(_, (got, expected))| !dtype.accepts(**got, **expected, tolerance));

@@ -1,8 +1,13 @@
 //! Families of candle's kernels: how each is launched, and what it ought to compute.
 
 mod family;
+mod indexing;
 mod number;
 mod pointwise;
+mod quantized;
+mod quants;
+mod reduce;
+mod rows;
 mod simple;
 mod special;
 mod unary;
@@ -17,12 +22,19 @@ const VERSION: &str = "0.11.1";
 /// Module and what runs its kernels; the longest first.
 #[allow(clippy::type_complexity)]
 pub const FAMILIES: &[(&str, fn(&mut Family))] = &[
-    ("affine", pointwise::affine),
+    ("quantized", quantized::quantized),
+    ("indexing", indexing::indexing),
     ("binary", pointwise::binary),
-    ("cast", simple::cast),
-    ("fill", simple::fill),
-    ("ternary", simple::ternary),
     ("unary", unary::unary),
+    ("reduce", |family| {
+        reduce::reduce(family);
+        rows::rows(family);
+    }),
+    ("sort", reduce::sort),
+    ("cast", simple::cast),
+    ("ternary", simple::ternary),
+    ("fill", simple::fill),
+    ("affine", pointwise::affine),
 ];
 
 /// The PTX files by module; `None`, and a line that says so, if there are none.

@@ -7,7 +7,7 @@ use super::number::Value::{self, Float, Int};
 use crate::common::Arg;
 
 /// No multiple of a block, of a warp or of a vector.
-const DIMS: [usize; 3] = [5, 7, 37];
+pub const DIMS: [usize; 3] = [5, 7, 37];
 pub const COUNT: usize = 5 * 7 * 37;
 
 /// How an input lies in memory.
