@@ -45,7 +45,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Approxi
     s.end(l, i)?;
     let double = ty == Ty::F64;
     let op = match i.parts[0] {
-        "div" if full && !approx => Op::DivFull,
+        "div" if full && !approx && !double => Op::DivFull,
         _ if full => return refuse(l, i),
         "rcp" if !double || ftz => Op::Rcp,
         "rsqrt" => Op::Rsqrt,

@@ -108,7 +108,9 @@ fn setp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
         Operand::Pair(p, q) => (p.as_ref(), Some(q.as_ref())),
         p => (p, None),
     };
-    if q.is_none() && matches!(ty, Ty::F16x2 | Ty::Bf16x2) {
+    // Packed types have two results, the other 16-bit formats one, the rest may have either number.
+    let (packed, half) = (matches!(ty, Ty::F16x2 | Ty::Bf16x2), matches!(ty, Ty::F16 | Ty::Bf16));
+    if q.is_none() && packed || q.is_some() && half {
         return refuse(l, i);
     }
     let p = suffix::dst(l, Ty::Pred, p)?;
@@ -127,9 +129,9 @@ fn set<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
         Ty::U32 | Ty::S32 if packed => 0xffff,
         Ty::U32 | Ty::S32 => u32::MAX,
         Ty::U16 | Ty::S16 if half => 0xffff,
-        Ty::F32 if !packed => 1f32.to_bits(),
-        Ty::F16 if !packed => 0x3c00,
-        Ty::Bf16 if !packed => 0x3f80,
+        Ty::F32 if !packed && !half => 1f32.to_bits(),
+        Ty::F16 if !packed && from != Ty::Bf16 => 0x3c00,
+        Ty::Bf16 if !packed && !ftz => 0x3f80,
         Ty::F16x2 if from == Ty::F16x2 => 0x3c00,
         Ty::Bf16x2 if from == Ty::Bf16x2 => 0x3f80,
         _ => return refuse(l, i),
@@ -214,7 +216,7 @@ fn selp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     let ty = s.ty(l)?;
     s.end(l, i)?;
     let [d, a, b, c] = crate::lower::operands(i)?;
-    if !matches!(ty.bits(), 16 | 32 | 64) {
+    if !selectable(ty) {
         return refuse(l, i);
     }
     let src = [suffix::src(l, ty, a)?, suffix::src(l, ty, b)?, Src::Imm(0)];
@@ -222,12 +224,18 @@ fn selp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     Ok(Compare::Selp { wide: ty.bits() == 64, operands, condition: l.predicate(c)? })
 }
 
+/// Types of `selp` and `slct`.
+fn selectable(ty: Ty) -> bool {
+    matches!(ty, Ty::B16 | Ty::B32 | Ty::B64 | Ty::F32 | Ty::F64)
+        || matches!(ty, Ty::U16 | Ty::U32 | Ty::U64 | Ty::S16 | Ty::S32 | Ty::S64)
+}
+
 fn slct<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
     let mut s = Suffixes::new(i);
     let ftz = s.take("ftz");
     let (ty, by) = (s.ty(l)?, s.ty(l)?);
     s.end(l, i)?;
-    if !matches!(ty.bits(), 16 | 32 | 64) || !matches!(by, Ty::S32 | Ty::F32) {
+    if !selectable(ty) || !(by == Ty::F32 || by == Ty::S32 && !ftz) {
         return refuse(l, i);
     }
     let operands = operands(l, i, ty, &[ty, ty, by])?;

@@ -111,23 +111,36 @@ fn allowed(from: Ty, to: Ty, float: Option<Rounding>, how: &How) -> bool {
     if from == Ty::Tf32 || to_tf32 && (from != Ty::F32 || how.sat || how.ftz) {
         return false;
     }
-    if (how.relu || how.satfinite) && !(from == Ty::F32 && (half || to_tf32)) {
+    let clamps = how.relu || how.satfinite;
+    let two = matches!(float, Some(Rounding::Nearest | Rounding::Zero));
+    let away = float == Some(Rounding::Away);
+    if clamps && !(from == Ty::F32 && (half || to_tf32) && !how.ftz && (two || away && !how.relu)) {
         return false;
     }
-    if how.ftz && !single || float == Some(Rounding::Away) && !to_tf32 {
+    if how.ftz && !single || away && !to_tf32 || to_tf32 && !(two || away) {
+        return false;
+    }
+    // bfloat16 has no `.sat`.
+    if how.sat && (to == Ty::Bf16 || from == Ty::Bf16) {
         return false;
     }
     match (number(from), number(to)) {
         (true, true) => {
             let loses = to.bits() < from.bits() || to_tf32 || half && to != from;
             match float {
-                Some(_) => !how.integral,
+                // An exact result has no direction, but for bfloat16 one may be written.
+                Some(_) => !how.integral && (loses || from == Ty::Bf16 && to != from),
                 None => !loses && (!how.integral || from == to),
             }
         }
         (true, false) => whole(to) && how.integral && float.is_none(),
         (false, true) => whole(from) && !how.integral && float.is_some(),
-        (false, false) => whole(from) && whole(to) && !how.integral && float.is_none(),
+        (false, false) => {
+            let ((low, high), (to_low, to_high)) = (range(from), range(to));
+            // Saturation must be possible.
+            let clampable = low < to_low || high > to_high;
+            whole(from) && whole(to) && !how.integral && float.is_none() && (clampable || !how.sat)
+        }
     }
 }
 
@@ -185,7 +198,11 @@ fn lower_packed<'a>(
             Elements::Single(vec![l.src(Ty::F32, low)?, l.src(Ty::F32, high)?])
         }
         // One of the two has 16-bit elements, the other fewer.
-        (Some((from, of)), [a]) if (of < 16) != narrow && nearest && (narrow || !satfinite) => {
+        (Some((from, of)), [a])
+            if (of < 16) != narrow
+                && nearest
+                && (narrow || !satfinite && format == Format::F16) =>
+        {
             Elements::Packed { src: l.src(register(of), a)?, format: from, stride: of }
         }
         _ => return refuse(l, i),

@@ -2,6 +2,7 @@
 
 use super::lanes::{Lane, Lanes, Operands};
 use super::round::{Exact, Format, Rounding, add_odd, fma_odd, to_odd};
+use super::short::{Bf16, F16, Short};
 use super::suffix::{Suffixes, operands, refuse};
 use crate::ir::Ty;
 use crate::lower::{Lowered, Lowerer};
@@ -12,6 +13,8 @@ pub struct Float {
     pub op: Op,
     /// `F32`, `F64` or `F32x2`.
     pub ty: Ty,
+    /// Of `a` (and of `b` in `fma`), if it is a narrower one: mixed precision.
+    pub narrow: Option<Ty>,
     pub rounding: Rounding,
     /// Subnormal inputs and results become zeros of their sign.
     pub ftz: bool,
@@ -54,10 +57,15 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Float> 
     let (ftz, sat) = (s.take("ftz"), s.take("sat"));
     let select = select(&mut s, i);
     let ty = s.ty(l)?;
+    let narrow = s.find(Ty::parse);
     s.end(l, i)?;
     let plain = rounding.is_none() && !sat;
     let double = ty == Ty::F64;
-    if double && (ftz || sat) || ty == Ty::F32x2 && (sat || rounding.is_none()) {
+    if double && (ftz || sat) || ty == Ty::F32x2 && sat {
+        return refuse(l, i);
+    }
+    let mixed = ty == Ty::F32 && !ftz && matches!(i.parts[0], "add" | "sub" | "fma");
+    if narrow.is_some_and(|narrow| !mixed || !matches!(narrow, Ty::F16 | Ty::Bf16)) {
         return refuse(l, i);
     }
     // Without a direction, sums and products round to nearest (and may be contracted, which isn't done here).
@@ -78,14 +86,28 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Float> 
         "min" | "max" if plain => Op::Select(select),
         _ => return refuse(l, i),
     };
+    if let (Op::Select(select), false) = (op, select_allowed(&select, double)) {
+        return l.error(format!("unknown form {}: {select:?}", i.parts.join(".")));
+    }
     let one = matches!(op, Op::Rcp | Op::Sqrt | Op::Abs | Op::Neg);
     let three = op == Op::Fma || matches!(op, Op::Select(select) if select.sources == 3);
-    if double && select != (Select { max: select.max, ..Select::default() }) {
-        return refuse(l, i);
-    }
     let sources = if one { 1 } else { 2 + usize::from(three) };
-    let operands = operands(l, i, ty, &[ty; 3][..sources])?;
-    Ok(Float { op, ty, rounding: rounding.unwrap_or(Rounding::Nearest), ftz, sat, operands })
+    let mut types = [ty; 3];
+    if let Some(narrow) = narrow {
+        types[..sources - 1].fill(narrow);
+    }
+    let operands = operands(l, i, ty, &types[..sources])?;
+    let rounding = rounding.unwrap_or(Rounding::Nearest);
+    Ok(Float { op, ty, narrow, rounding, ftz, sat, operands })
+}
+
+/// Two sources with both or neither of `.xorsign` and `.abs`, or three of single precision with `.abs` or not.
+fn select_allowed(select: &Select, double: bool) -> bool {
+    let modified = select.nan || select.abs || select.xorsign;
+    match select.sources {
+        2 => select.xorsign == select.abs && !(double && modified),
+        _ => !select.xorsign && !double,
+    }
 }
 
 impl Default for Select {
@@ -110,6 +132,7 @@ pub(super) fn select(s: &mut Suffixes<'_>, i: &Instruction<'_>) -> Select {
 
 pub fn execute(this: &Float, lanes: &mut Lanes<'_>) {
     match this.ty {
+        Ty::F32 if this.narrow.is_some() => mixed(this, lanes),
         Ty::F32 => single(this, lanes),
         Ty::F64 => double(this, lanes),
         _ => pairs(this, lanes),
@@ -216,7 +239,7 @@ macro_rules! number {
 number!(f32, f64);
 
 /// A sum rounded to odd, for a directed rounding afterwards: an exact zero from two addends is −0 downwards.
-fn directed_sum(a: f64, b: f64, rounding: Rounding) -> f64 {
+pub(super) fn directed_sum(a: f64, b: f64, rounding: Rounding) -> f64 {
     let sum = add_odd(a, b);
     let both_plus = a.is_sign_positive() && b.is_sign_positive();
     if sum == 0.0 && rounding == Rounding::Down && !both_plus { -0.0 } else { sum }
@@ -331,4 +354,22 @@ fn pairs(this: &Float, lanes: &mut Lanes<'_>) {
         one(true) << 32 | one(false)
     });
     u64::write(lanes.regs, this.operands.dst, lanes.mask, &values);
+}
+
+/// Mixed precision: the narrower sources are exact in single precision, the result is rounded once.
+fn mixed(this: &Float, lanes: &mut Lanes<'_>) {
+    let widen = if this.narrow == Some(Ty::F16) { F16::widen } else { Bf16::widen };
+    let [a, b, c] = this.operands.src.map(|src| lanes.read::<u32>(src));
+    let (short, single) =
+        (|bits: u32| f64::from(widen(bits)), |bits: u32| f64::from(f32::from_bits(bits)));
+    let (mode, sat) = (this.rounding, this.sat);
+    let values = std::array::from_fn(|n| {
+        let exact = match this.op {
+            Op::Add => directed_sum(short(a[n]), single(b[n]), mode),
+            Op::Sub => directed_sum(short(a[n]), -single(b[n]), mode),
+            _ => directed_sum(short(a[n]) * short(b[n]), single(c[n]), mode),
+        };
+        finish(f32::from_bits(Format::F32.narrow(exact, mode) as u32), false, sat)
+    });
+    f32::write(lanes.regs, this.operands.dst, lanes.mask, &values);
 }

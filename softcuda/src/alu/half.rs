@@ -1,9 +1,9 @@
 //! Arithmetic in half precision and bfloat16, single and packed. Computed in f64 and rounded once.
 //! Source: PTX ISA, section 9.7.4.
 
-use super::float::{Select, choose, select};
+use super::float::{Select, choose, directed_sum, select};
 use super::lanes::{Lane, Lanes, Operands};
-use super::round::{Rounding, add_odd, fma_odd};
+use super::round::{Format, Rounding, add_odd, fma_odd};
 use super::short::{Bf16, F16, Short};
 use super::suffix::{Suffixes, operands, refuse};
 use crate::ir::{LANES, Ty};
@@ -16,6 +16,7 @@ pub struct Half {
     /// bfloat16 rather than half precision.
     pub brain: bool,
     pub packed: bool,
+    pub rounding: Rounding,
     pub ftz: bool,
     pub sat: bool,
     pub relu: bool,
@@ -50,7 +51,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Half> {
         "add" if nearest && !relu && !approx => Op::Add,
         "sub" if nearest && !relu && !approx => Op::Sub,
         "mul" if nearest && !relu && !approx => Op::Mul,
-        "fma" if rounding == Some(Rounding::Nearest) && !(relu && sat) && !approx => Op::Fma,
+        "fma" if rounding.is_some_and(|_| nearest || brain) && !(relu && sat) && !approx => Op::Fma,
         "neg" if plain && !approx => Op::Neg,
         "abs" if plain && !approx => Op::Abs,
         "min" | "max" if plain && !approx && select.sources <= 2 => Op::Select(select),
@@ -69,10 +70,14 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Half> {
     };
     let operands = operands(l, i, ty, &[ty; 3][..sources])?;
     let packed = ty.bits() == 32;
-    Ok(Half { op, brain, packed, ftz, sat, relu, operands })
+    let rounding = rounding.unwrap_or(Rounding::Nearest);
+    Ok(Half { op, brain, packed, rounding, ftz, sat, relu, operands })
 }
 
 pub fn execute(this: &Half, lanes: &mut Lanes<'_>) {
+    if this.rounding != Rounding::Nearest {
+        return directed(this, lanes);
+    }
     let plain = !(this.ftz || this.sat || this.relu);
     match (this.brain, plain) {
         (false, true) => formatted::<F16, true>(this, lanes),
@@ -113,6 +118,19 @@ fn formatted<F: Short, const PLAIN: bool>(this: &Half, lanes: &mut Lanes<'_>) {
             _ => a.map(f64::tanh),
         };
         values.map(round)
+    });
+}
+
+/// `fma` of bfloat16 in a direction other than to nearest.
+fn directed(this: &Half, lanes: &mut Lanes<'_>) {
+    let mode = this.rounding;
+    elementwise(this, lanes, |sources| {
+        let [a, b, c] = sources.map(|bits| bits.map(|bits| f64::from(Bf16::widen(bits))));
+        std::array::from_fn(|n| {
+            let sum = directed_sum(a[n] * b[n], c[n], mode);
+            let bits = Format::BF16.narrow(sum, mode) as u32;
+            if this.relu && bits & 0x8000 != 0 { 0 } else { bits }
+        })
     });
 }
 

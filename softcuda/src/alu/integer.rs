@@ -61,7 +61,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Integer
     let word = matches!(ty, Ty::U32 | Ty::S32);
     let op = match (i.parts[0], half, sat, relu) {
         ("add", None, false, false) if scalar || packed => Op::Add,
-        ("sub", None, false, false) if scalar => Op::Sub,
+        ("sub", None, false, false) if scalar || packed => Op::Sub,
         ("add", None, true, false) if ty == Ty::S32 => Op::AddSat,
         ("sub", None, true, false) if ty == Ty::S32 => Op::SubSat,
         ("mul", Some(Half::Wide), false, false) if scalar && ty.bits() < 64 => Op::Mul(Half::Wide),
@@ -76,7 +76,7 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Integer
         ("div", None, false, false) if scalar => Op::Div,
         ("rem", None, false, false) if scalar => Op::Rem,
         ("abs", None, false, false) if scalar && ty.signed() => Op::Abs,
-        ("neg", None, false, false) if scalar && ty.signed() => Op::Neg,
+        ("neg", None, false, false) if scalar && ty.signed() || packed => Op::Neg,
         ("min", None, false, false) if scalar || packed => Op::Min,
         ("max", None, false, false) if scalar || packed => Op::Max,
         ("min", None, false, true) if matches!(ty, Ty::S32 | Ty::S16x2) => Op::MinRelu,
@@ -117,6 +117,8 @@ pub fn execute(this: &Integer, lanes: &mut Lanes<'_>) {
         (_, Ty::U64) => scalar::<u64>(this.op, lanes, o),
         (_, Ty::S64) => scalar::<i64>(this.op, lanes, o),
         (Op::Add, _) => lanes.binary(o, by_halves(u16::wrapping_add)),
+        (Op::Sub, _) => lanes.binary(o, by_halves(u16::wrapping_sub)),
+        (Op::Neg, _) => lanes.unary(o, |a: u32| by_halves(u16::wrapping_sub)(0, a)),
         (Op::Min, Ty::U16x2) => lanes.binary(o, by_halves(u16::min)),
         (Op::Max, Ty::U16x2) => lanes.binary(o, by_halves(u16::max)),
         (Op::Min, _) => lanes.binary(o, by_signed_halves(i16::min)),

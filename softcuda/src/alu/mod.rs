@@ -94,7 +94,8 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
 
 /// Arithmetic by the type it works on.
 fn arithmetic<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Alu> {
-    let ty = i.parts[1..].iter().rev().find_map(|part| Ty::parse(part));
+    // The first type: mixed precision names the narrower one last.
+    let ty = i.parts[1..].iter().find_map(|part| Ty::parse(part));
     Ok(match ty {
         Some(Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2) => Alu::Half(half::lower(l, i)?),
         Some(ty) if ty.float() => {

@@ -43,9 +43,8 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Move> {
     let mut s = Suffixes::new(i);
     let ty = s.ty(l)?;
     s.end(l, i)?;
-    let plain = matches!(ty, Ty::Pred | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128 | Ty::U16 | Ty::U32)
-        || matches!(ty, Ty::U64 | Ty::S16 | Ty::S32 | Ty::S64 | Ty::F16 | Ty::Bf16)
-        || matches!(ty, Ty::F32 | Ty::F64 | Ty::F16x2 | Ty::Bf16x2);
+    let plain = matches!(ty, Ty::Pred | Ty::B16 | Ty::B32 | Ty::B64 | Ty::B128 | Ty::F32 | Ty::F64)
+        || matches!(ty, Ty::U16 | Ty::U32 | Ty::U64 | Ty::S16 | Ty::S32 | Ty::S64);
     if !plain {
         return refuse(l, i);
     }

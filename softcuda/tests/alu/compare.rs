@@ -89,10 +89,16 @@ fn setp_and_set() {
             let (a, b) = (format!("%{bank}0"), format!("%{bank}1"));
             check(&format!("setp.{test}.{ty} %p8, {a}, {b};"), &all, |c| of(c).into());
             // The second predicate holds the opposite.
-            check(&format!("setp.{test}.{ty} %p9|%p8, {a}, {b};"), &all, |c| (!of(c)).into());
+            let half = ty.ends_with("f16");
+            if !half {
+                check(&format!("setp.{test}.{ty} %p9|%p8, {a}, {b};"), &all, |c| (!of(c)).into());
+            }
             check(&format!("set.{test}.u32.{ty} %r8, {a}, {b};"), &all, |c| {
                 if of(c) { 0xffff_ffff } else { 0 }
             });
+            if half {
+                continue;
+            }
             check(&format!("set.{test}.f32.{ty} %r8, {a}, {b};"), &all, |c| {
                 if of(c) { 0x3f80_0000 } else { 0 }
             });
@@ -107,9 +113,11 @@ fn setp_and_set() {
                 combine(of(c), c[2] & 1 == 1).into()
             });
             // Both results are combined.
-            check(&format!("setp.ne.{name}.{ty} _|%p8, {a}, {b}, !%p2;"), &all, |c| {
-                combine(!of(c), c[2] & 1 == 0).into()
-            });
+            if !ty.ends_with("f16") {
+                check(&format!("setp.ne.{name}.{ty} _|%p8, {a}, {b}, !%p2;"), &all, |c| {
+                    combine(!of(c), c[2] & 1 == 0).into()
+                });
+            }
             check(&format!("set.ne.{name}.s32.{ty} %r8, {a}, {b}, %p2;"), &all, |c| {
                 if combine(of(c), c[2] & 1 == 1) { 0xffff_ffff } else { 0 }
             });

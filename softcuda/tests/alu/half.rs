@@ -102,6 +102,50 @@ fn sums_and_products_are_rounded_once() {
     HALF.run("mul.ftz", 2, &all, &|[a, b, _]| ftz(a, b, 0x8000));
 }
 
+/// `fma` of bfloat16 in all directions, and mixed precision, against exact numbers.
+#[test]
+fn directions_and_mixed_precision() {
+    let modes = [
+        ("rn", Rounding::Nearest),
+        ("rz", Rounding::Zero),
+        ("rm", Rounding::Down),
+        ("rp", Rounding::Up),
+    ];
+    let all: Vec<[u64; 3]> = cases::<3>(&BRAIN.values(), 10_000)
+        .into_iter()
+        .filter(|abc| abc.iter().all(|&bits| Exact::of(BRAIN.value(bits)).is_some()))
+        .collect();
+    for (name, mode) in modes {
+        let exact = |[a, b, c]: [f64; 3], format: Format| {
+            let [a, b, c] = [a, b, c].map(|x| Exact::of(x).expect("finite, not zero"));
+            let zero = if mode == Rounding::Down { format.sign() } else { 0 };
+            a.times(b).plus(c).map_or(zero, |sum| sum.round(format, mode))
+        };
+        let brain = |abc: [u64; 3]| exact(abc.map(|bits| BRAIN.value(bits)), Format::BF16);
+        BRAIN.run(&format!("fma.{name}"), 3, &all, &brain);
+        BRAIN.run(&format!("fma.{name}.relu"), 3, &all, &|abc| BRAIN.relu(brain(abc)));
+        for short in [HALF, BRAIN] {
+            let wide = |bits: u64| f64::from(f32::from_bits(bits as u32));
+            let finite = |&[a, b, c]: &[u64; 3]| {
+                let values = [short.value(a), short.value(b), wide(c)];
+                values.iter().all(|&x| Exact::of(x).is_some())
+            };
+            let mut next = generator(41);
+            let mut all: Vec<[u64; 3]> =
+                (0..5000).map(|_| [next(), next(), (next() & 0x87ff_ffff) + 0x3c00_0000]).collect();
+            all.retain(finite);
+            let text = format!("fma.{name}.f32.{} %r8, %h0, %h1, %r2;", short.name);
+            check(&text, &all, |[a, b, c]| {
+                exact([short.value(a), short.value(b), wide(c)], Format::F32)
+            });
+            let text = format!("add.{name}.f32.{} %r8, %h0, %r2;", short.name);
+            check(&text, &all, |[a, _, c]| exact([short.value(a), 1.0, wide(c)], Format::F32));
+            let text = format!("sub.{name}.f32.{} %r8, %h0, %r2;", short.name);
+            check(&text, &all, |[a, _, c]| exact([short.value(a), 1.0, -wide(c)], Format::F32));
+        }
+    }
+}
+
 /// Two rounding steps would give another result here.
 #[test]
 fn fused_results_are_not_rounded_twice() {

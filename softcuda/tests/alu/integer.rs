@@ -158,12 +158,15 @@ fn packed_halves() {
     };
     run("add.u16x2", false, &|a, b| a + b);
     run("add.s16x2", true, &|a, b| a + b);
+    run("sub.u16x2", false, &|a, b| a - b);
+    run("sub.s16x2", true, &|a, b| a - b);
     run("min.u16x2", false, &|a, b| a.min(b));
     run("max.u16x2", false, &|a, b| a.max(b));
     run("min.s16x2", true, &|a, b| a.min(b));
     run("max.s16x2", true, &|a, b| a.max(b));
     run("min.relu.s16x2", true, &|a, b| a.min(b).max(0));
     run("max.relu.s16x2", true, &|a, b| a.max(b).max(0));
+    check("neg.s16x2 %r8, %r0;", &all, |[a, _]| both(0, a, &|a, b| a - b, true));
 }
 
 /// A 128-bit sum, difference and product in four steps of 32 or two of 64 bits.
