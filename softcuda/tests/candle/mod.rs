@@ -1,5 +1,6 @@
 //! Families of candle's kernels: how each is launched, and what it ought to compute.
 
+mod conv;
 mod family;
 mod indexing;
 mod number;
@@ -24,6 +25,7 @@ const VERSION: &str = "0.11.1";
 pub const FAMILIES: &[(&str, fn(&mut Family))] = &[
     ("quantized", quantized::quantized),
     ("indexing", indexing::indexing),
+    ("conv", conv::conv),
     ("binary", pointwise::binary),
     ("unary", unary::unary),
     ("reduce", |family| {
