@@ -73,6 +73,7 @@ impl<'a> Lowerer<'a> {
             functions.push(this.function(function)?);
         }
         mark_recursive(&this.code, &mut functions);
+        crate::memory::forget_unread(&mut this.code, &this.uses);
         let (parameters, parameter_bytes) = layout(&entry.parameters)?;
         let number = |name: &str| {
             let found = entry.directives.iter().find(|(directive, _)| *directive == name);

@@ -145,10 +145,11 @@ pub(super) fn with_block<T>(
 
 #[cold]
 fn refused(ctx: &Context<'_>, refusal: Refusal) -> Fault {
-    let (check, conflict, address) = match refusal {
+    let (check, conflict, granule) = match refusal {
         Refusal::Fault(fault) => return fault,
-        Refusal::Conflict(check, conflict, address) => (check, conflict, address),
+        Refusal::Conflict(check, conflict, granule) => (check, conflict, granule),
     };
+    let address = (granule * shared::GRANULE) as u64 + u64::from(conflict.byte);
     let warps = ctx.launch.warps() as usize;
     let warp = ctx.cluster.order.owner(conflict.who as usize);
     let lane = shared::lane_of(conflict.here);
@@ -165,7 +166,7 @@ fn refused(ctx: &Context<'_>, refusal: Refusal) -> Fault {
         thread: (warp % warps * LANES) as u32 + thread,
         did: if conflict.wrote { "wrote" } else { "read" },
     };
-    Fault::new(check, what).lane(lane as usize).address(u64::from(address)).other(other)
+    Fault::new(check, what).lane(lane as usize).address(address).other(other)
 }
 
 /// Reads global memory as a lane.

@@ -44,7 +44,9 @@ pub enum Operation {
 impl Atomic {
     /// True if the order in which blocks come to it can be seen.
     pub fn talks(&self) -> bool {
-        self.at.may_be_global() && (!self.old.is_empty() || self.ty.float())
+        use Operation::{Add, And, Max, Min, Or, Xor};
+        let commutes = matches!(self.op, Add | Min | Max | And | Or | Xor) && !self.ty.float();
+        self.at.may_be_global() && (!self.old.is_empty() || !commutes)
     }
 
     fn width(&self) -> usize {

@@ -122,7 +122,7 @@ impl<'a> Toucher<'a> {
         let mut seen = self.seen();
         for (sector, mask) in spans(offset, bytes) {
             let done = cells[sector].touch(&touch, mask, &at, &mut seen, || changes);
-            done.map_err(|conflict| self.race(conflict, held.page + offset as u64))?;
+            done.map_err(|conflict| self.race(conflict, held.page, sector))?;
         }
         Ok(())
     }
@@ -142,7 +142,6 @@ impl<'a> Toucher<'a> {
         let place = |lane| self.place(lane);
         groups::<SECTOR, Seen<'_>, _>(offsets, mask, width, false, place, |group| {
             let missing = group.bytes & !initialised[group.cell];
-            let address = page + (group.cell * SECTOR) as u64;
             if missing != 0 {
                 let byte = (group.cell * SECTOR) as u32 + missing.trailing_zeros();
                 let here = |&lane: &usize| offsets[lane] + width as u32 > byte;
@@ -152,9 +151,7 @@ impl<'a> Toucher<'a> {
             let Some((_, touch)) = &checked else { return Ok(()) };
             let cell = &mut cells[group.cell];
             let done = cell.touch(touch, group.bytes, &group.at, &mut seen, || false);
-            done.map_err(|conflict| {
-                self.race(conflict, address + u64::from(group.bytes.trailing_zeros()))
-            })
+            done.map_err(|conflict| self.race(conflict, page, group.cell))
         })?;
         lanes(mask).for_each(|lane| give(lane, held.words, offsets[lane] as usize));
         Ok(())
@@ -180,8 +177,7 @@ impl<'a> Toucher<'a> {
                 let changes = || !written || !lanes(group.lanes).all(same);
                 let cell = &mut cells[group.cell];
                 let done = cell.touch(touch, group.bytes, &group.at, &mut seen, changes);
-                let byte = (group.cell * SECTOR) as u32 + group.bytes.trailing_zeros();
-                done.map_err(|conflict| self.race(conflict, page + u64::from(byte)))?;
+                done.map_err(|conflict| self.race(conflict, page, group.cell))?;
             }
             initialised[group.cell] |= group.bytes;
             lanes(group.lanes).for_each(|lane| words.write(offsets[lane] as usize, take(lane)));
@@ -249,7 +245,8 @@ impl<'a> Toucher<'a> {
     }
 
     #[cold]
-    fn race(&self, conflict: Conflict, address: u64) -> Fault {
+    fn race(&self, conflict: Conflict, page: u64, sector: usize) -> Fault {
+        let address = page + (sector * SECTOR) as u64 + u64::from(conflict.byte);
         let other = Party {
             pc: conflict.place >> 10,
             block: conflict.who,

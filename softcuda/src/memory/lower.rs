@@ -1,9 +1,12 @@
 //! Lowering of instructions on memory. Source: PTX ISA, sections 9.7.9 and 9.7.13.
 
+use std::collections::HashSet;
+
 use super::{Access, Address, Atomic, Load, Memory, Operation, Scope, Semantics, Store, Target};
 use crate::counters::Class;
-use crate::ir::{Reg, Space, Ty};
+use crate::ir::{Inst, Op, Reg, Space, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
+use crate::pressure::Uses;
 use crate::ptx::ast::{Instruction, Operand};
 
 pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<Access>> {
@@ -22,6 +25,20 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
         "createpolicy" => policy(l, i)?,
         _ => return Ok(None),
     }))
+}
+
+/// Compilers write `atom` for results that nobody reads, as ptxas makes `red` of it: so blocks that only count
+/// together don't talk to each other.
+pub fn forget_unread(code: &mut [Inst], uses: &[Uses]) {
+    let read: HashSet<Reg> = uses.iter().flat_map(|uses| &uses.reads).copied().collect();
+    for inst in code {
+        if let Op::Memory(access) = &mut inst.op
+            && let Access::Atomic(atomic) = &mut **access
+            && atomic.old.iter().all(|target| !read.contains(&target.reg))
+        {
+            atomic.old.clear();
+        }
+    }
 }
 
 /// What the modifiers of a load, store or atomic say.
@@ -117,7 +134,9 @@ fn modifiers<'a>(l: &Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<(Modifiers,
     }
     let Some(ty) = found.ty else { return l.error(format!("{} without a type", i.parts[0])) };
     let bytes = ty.bytes() as usize * found.vector;
-    if ty == Ty::Pred || bytes > super::transfer::WIDEST {
+    let global = matches!(found.space, Space::Global | Space::Generic);
+    let most = if global { super::transfer::WIDEST } else { 16 };
+    if ty == Ty::Pred || bytes > most {
         return l.error(format!("{} of {bytes} bytes", i.parts.join(".")));
     }
     let expected = 2 + usize::from(found.policy);

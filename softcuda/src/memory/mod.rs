@@ -39,7 +39,7 @@ pub use address::Address;
 pub use atomic::{Atomic, Operation, reduce};
 pub use device::{Device, OutsideAllocation};
 pub use local::Local;
-pub use lower::lower;
+pub use lower::{forget_unread, lower};
 pub use order::{Clock, Order};
 pub use shared::Shared;
 pub use traffic::{global as count_global, shared as count_shared};

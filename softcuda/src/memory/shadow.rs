@@ -2,7 +2,7 @@
 //!
 //! A *cell* covers a few words (a granule of shared memory, a sector of global memory). A *mark* holds what
 //! one party did to a cell in one interval: which bytes, and for each eighth of the cell the place in the
-//! program. Nearly always one mark for writes and one for reads will do; more go to lists.
+//! program (the low five bits of which are the lane). Nearly always one mark for writes and one for reads will do; more go to lists.
 //!
 //! Two accesses race if one of them writes, nothing orders them and not both are strong (atomic,
 //! relaxed, volatile …). A write that leaves its bytes as they are does not race with other writes.
@@ -71,6 +71,8 @@ pub struct Conflict {
     pub place: u32,
     pub wrote: bool,
     pub here: u32,
+    /// The first byte of the cell that is concerned.
+    pub byte: u32,
 }
 
 /// What is remembered of a cell of `BYTES` bytes, 16 or 32.
@@ -99,6 +101,14 @@ const fn part<const BYTES: usize>(eighth: usize) -> u32 {
     ((1 << width) - 1) << (eighth * width)
 }
 
+/// All bytes of the eighths that hold one of these.
+const fn spread<const BYTES: usize>(bytes: u32) -> u32 {
+    match BYTES / PLACES {
+        2 => ((bytes | bytes >> 1) & 0x5555_5555) * 3,
+        _ => ((bytes | bytes >> 1 | bytes >> 2 | bytes >> 3) & 0x1111_1111) * 15,
+    }
+}
+
 impl Mark {
     fn is(&self, touch: &Touch) -> bool {
         self.who == touch.who && self.interval == touch.interval && self.kind == touch.kind
@@ -116,14 +126,14 @@ impl Mark {
     /// else orders.
     fn own<const BYTES: usize, H: Happened>(&self, common: u32, at: &Places) -> bool {
         let mut apart = 0;
-        for n in 0..PLACES {
-            let differs = self.at[n] ^ at[n] | H::several(at[n]);
+        for (n, (&place, &here)) in self.at.iter().zip(at).enumerate() {
+            let differs = place ^ here | H::several(here);
             apart |= if common & part::<BYTES>(n) != 0 { differs } else { 0 };
         }
         apart & H::WHO == 0
     }
 
-    /// The first eighth in which an access races with this mark.
+    /// An eighth in which an access races with this mark: of the first lane concerned.
     #[inline]
     fn races<const BYTES: usize, H: Happened>(
         &self,
@@ -140,20 +150,22 @@ impl Mark {
         {
             return None;
         }
-        (eighth::<BYTES>(common.trailing_zeros())..PLACES).find(|&n| {
+        let racing = (0..PLACES).filter(|&n| {
             common & part::<BYTES>(n) != 0
                 && !order.before(self.who, self.interval, self.at[n], at[n])
-        })
+        });
+        racing.min_by_key(|&n| at[n] % LANES as u32)
     }
 
     /// Takes an access into the mark; false if it must have one of its own.
     #[inline]
     fn add<const BYTES: usize, H: Happened>(&mut self, bytes: u32, at: &Places) -> bool {
-        if !self.own::<BYTES, H>(self.bytes & bytes, at) {
+        let common = spread::<BYTES>(self.bytes) & spread::<BYTES>(bytes);
+        if !self.own::<BYTES, H>(common, at) {
             return self.merge::<BYTES, H>(bytes, at);
         }
-        for n in 0..PLACES {
-            self.at[n] = if bytes & part::<BYTES>(n) != 0 { at[n] } else { self.at[n] };
+        for (n, (place, &here)) in self.at.iter_mut().zip(at).enumerate() {
+            *place = if bytes & part::<BYTES>(n) != 0 { here } else { *place };
         }
         self.bytes |= bytes;
         true
@@ -228,13 +240,19 @@ impl<const BYTES: usize> Cell<BYTES> {
     }
 
     /// A write that overlaps these bytes and of which the test, given party and interval, is true.
-    pub fn find_write(&self, bytes: u32, test: impl Fn(u32, u32) -> bool) -> Option<(u32, u32)> {
+    pub fn find_write(
+        &self,
+        bytes: u32,
+        at: &Places,
+        test: impl Fn(u32, u32) -> bool,
+    ) -> Option<Conflict> {
         let more = self.more.iter().flat_map(|more| &more.writes);
         let found = std::iter::once(&self.write)
             .chain(more)
             .find(|mark| mark.bytes & bytes != 0 && test(mark.who, mark.interval))?;
-        let first = (found.bytes & bytes).trailing_zeros();
-        Some((found.who, found.at[eighth::<BYTES>(first)]))
+        let byte = (found.bytes & bytes).trailing_zeros();
+        let n = eighth::<BYTES>(byte);
+        Some(Conflict { who: found.who, place: found.at[n], wrote: true, here: at[n], byte })
     }
 
     fn conflict<H: Happened>(
@@ -247,7 +265,8 @@ impl<const BYTES: usize> Cell<BYTES> {
     ) -> Option<Conflict> {
         let test = |mark: &Mark| {
             let n = mark.races::<BYTES, H>(touch, bytes, at, order)?;
-            Some(Conflict { who: mark.who, place: mark.at[n], wrote: writes, here: at[n] })
+            let byte = (mark.bytes & bytes & part::<BYTES>(n)).trailing_zeros();
+            Some(Conflict { who: mark.who, place: mark.at[n], wrote: writes, here: at[n], byte })
         };
         let (first, more) = match (&self.more, writes) {
             (None, true) => (&self.write, &[][..]),

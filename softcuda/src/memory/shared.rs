@@ -8,7 +8,7 @@ use crate::ir::{LANES, Mask};
 use crate::registers::lanes;
 
 /// Bytes whose state is kept together.
-const GRANULE: usize = 16;
+pub const GRANULE: usize = 16;
 /// Granules that get state together, when first needed.
 const CHUNK: usize = 64;
 
@@ -53,8 +53,8 @@ pub struct Actor<'a> {
 #[derive(Debug)]
 pub enum Refusal {
     Fault(Fault),
-    /// It conflicts with an earlier one; at which address.
-    Conflict(Check, Conflict, u32),
+    /// It conflicts with an earlier one, in a granule.
+    Conflict(Check, Conflict, usize),
 }
 
 impl From<Fault> for Refusal {
@@ -379,22 +379,20 @@ impl Touched {
             .get_or_insert_with(|| Box::new(std::array::from_fn(|_| Cell::default())));
         let cell = &mut chunk[granule % CHUNK];
         let bytes = u32::from(mask);
-        let address = (granule * GRANULE) as u32 + mask.trailing_zeros();
         if actor.unit != actor.warp {
             let Actor { order, warp, .. } = &*actor;
-            let unfenced = cell.find_write(bytes, |who, interval| {
+            let unfenced = cell.find_write(bytes, at, |who, interval| {
                 let who = who as usize;
                 !order.asynchronous(who)
                     && (who == *warp || order.seen(*warp, who, interval))
                     && !order.fenced(*warp, who, interval)
             });
-            if let Some((who, place)) = unfenced {
-                let conflict = Conflict { who, place, wrote: true, here: at[0] };
-                return Err(Refusal::Conflict(Check::MissingFence, conflict, address));
+            if let Some(conflict) = unfenced {
+                return Err(Refusal::Conflict(Check::MissingFence, conflict, granule));
             }
         }
         let checked = cell.touch(touch, bytes, at, actor, changes);
-        checked.map_err(|conflict| Refusal::Conflict(Check::SharedRace, conflict, address))
+        checked.map_err(|conflict| Refusal::Conflict(Check::SharedRace, conflict, granule))
     }
 }
 
@@ -412,9 +410,15 @@ fn spans(addr: u32, bytes: usize) -> impl Iterator<Item = (usize, u16)> {
 /// Copies between slices of one length; those of accesses without a call.
 pub fn copy(into: &mut [u8], from: &[u8]) {
     match into.len() {
-        4 => into.first_chunk_mut::<4>().zip(from.first_chunk()).map(|(into, from)| *into = *from),
-        8 => into.first_chunk_mut::<8>().zip(from.first_chunk()).map(|(into, from)| *into = *from),
-        16 => into.first_chunk_mut::<16>().zip(from.first_chunk()).map(|(i, from)| *i = *from),
-        _ => Some(into.copy_from_slice(from)),
-    };
+        4 => chunk::<4>(into, from),
+        8 => chunk::<8>(into, from),
+        16 => chunk::<16>(into, from),
+        _ => into.copy_from_slice(from),
+    }
+}
+
+fn chunk<const N: usize>(into: &mut [u8], from: &[u8]) {
+    if let (Some(into), Some(from)) = (into.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+        *into = *from;
+    }
 }
