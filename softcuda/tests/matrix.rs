@@ -1,8 +1,12 @@
 //! `mma` against plain matrix products, with fragments laid out as the table of an independent package has
 //! them (`data/layouts.py`).
 
+#[path = "data/numbers.rs"]
+mod numbers;
+
 use std::collections::HashMap;
 
+use numbers::{Numbers, encode, width};
 use softcuda::ir::{Kernel, LANES, Op, Reg, Src};
 use softcuda::lower::kernels;
 use softcuda::matrix::{Matrix, Mma};
@@ -72,63 +76,6 @@ fn kernel(opcode: &str, types: [&str; 3], counts: [usize; 4]) -> Result<Kernel, 
     let module = parse(&text).map_err(|error| error.to_string())?;
     let kernels = kernels(&module, &HashMap::new()).map_err(|error| error.to_string())?;
     Ok(kernels.into_iter().next().unwrap())
-}
-
-/// A number's bits in a type.
-fn encode(ty: &str, value: i32) -> u64 {
-    let small = |table: &[u64]| {
-        let bits = table[value.unsigned_abs() as usize];
-        bits | if value < 0 { 1 << (if ty == "f16" { 15 } else { 7 }) } else { 0 }
-    };
-    match ty {
-        "f32" | "tf32" => u64::from((value as f32).to_bits()),
-        "bf16" => u64::from((value as f32).to_bits() >> 16),
-        "f64" => f64::from(value).to_bits(),
-        // 0 to 4 in each of the formats.
-        "f16" if value.abs() < 5 => small(&[0, 0x3c00, 0x4000, 0x4200, 0x4400]),
-        "e4m3" => small(&[0, 0x38, 0x40, 0x44, 0x48]),
-        "e5m2" => small(&[0, 0x3c, 0x40, 0x42, 0x44]),
-        "f16" => {
-            let bits = (value.unsigned_abs() as f32).to_bits();
-            u64::from((bits - (112 << 23)) >> 13 | if value < 0 { 0x8000 } else { 0 })
-        }
-        "s4" | "u4" => value as u64 & 15,
-        "s8" | "u8" => value as u64 & 0xff,
-        "b1" => value as u64 & 1,
-        _ => value as u32 as u64,
-    }
-}
-
-fn width(ty: &str) -> usize {
-    match ty {
-        "f64" => 64,
-        "f32" | "s32" | "tf32" => 32,
-        "f16" | "bf16" => 16,
-        "s4" | "u4" => 4,
-        "b1" => 1,
-        _ => 8,
-    }
-}
-
-/// Small numbers without a pattern.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    fn matrix(&mut self, n: usize, ty: &str) -> Vec<i32> {
-        let (low, count) = match ty {
-            "u4" | "u8" => (0, 5),
-            "b1" => (0, 2),
-            "s4" => (-4, 9),
-            _ => (-4, 9),
-        };
-        (0..n).map(|_| low + (self.next() % count) as i32).collect()
-    }
 }
 
 /// Registers of every lane, with `matrix` (column by column) laid out by `layout`.

@@ -2,19 +2,14 @@
 //! (`data/layouts.py`) and plain products.
 
 mod common;
+#[path = "data/numbers.rs"]
+mod numbers;
 
 use common::{Arg, Program, refused};
+use numbers::{encode, layout, width};
 use softcuda::counters::{Class, Counter};
 use softcuda::fault::Check;
 use softcuda::machine::Schedule;
-
-/// `places[thread][value]` of an instruction's registers.
-fn layout(name: &str) -> Vec<Vec<usize>> {
-    let table = include_str!("data/layouts.txt");
-    let line = table.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
-    let numbers: Vec<usize> = line.split(' ').skip(2).map(|word| word.parse().unwrap()).collect();
-    numbers[2..].chunks(numbers[1]).map(<[usize]>::to_vec).collect()
-}
 
 fn words(halves: &[u16]) -> Vec<u32> {
     halves.chunks(2).map(|pair| u32::from(pair[0]) | u32::from(pair[1]) << 16).collect()
@@ -71,7 +66,9 @@ fn ldmatrix_follows_the_table() {
             let (a, b) = (program.u32s(&numbered()), program.unwritten(128 * count as u64));
             let counters = program.launch(1, 32, &[Arg::U64(a), Arg::U64(b)]).unwrap();
             let found = program.read_u32s(b, 32 * count);
-            for (lane, places) in layout(&format!("ldmatrix.x{count}{trans}")).iter().enumerate() {
+            for (lane, places) in
+                layout(&format!("ldmatrix.x{count}{trans}"), "r").iter().enumerate()
+            {
                 let expected = words(&places.iter().map(|&at| at as u16).collect::<Vec<_>>());
                 assert_eq!(found[lane * count..][..count], expected, "x{count}{trans} lane {lane}");
             }
@@ -112,7 +109,7 @@ fn stmatrix_is_the_inverse() {
                 keep(4)
             );
             let program = tile(48, &middle);
-            let lanes = layout(&name);
+            let lanes = layout(&name, "r");
             let held: Vec<u32> = lanes
                 .iter()
                 .flat_map(|places| {
@@ -209,23 +206,6 @@ fn bank_conflicts_of_ldmatrix() {
     }
 }
 
-/// Small integers in a type.
-fn encode(ty: &str, value: i32) -> Vec<u8> {
-    let sixteen = |bits: u32| (bits as u16).to_le_bytes().to_vec();
-    match ty {
-        "f64" => f64::from(value).to_le_bytes().to_vec(),
-        "f32" | "tf32" => (value as f32).to_le_bytes().to_vec(),
-        "bf16" => sixteen((value as f32).to_bits() >> 16),
-        "f16" if value == 0 => sixteen(0),
-        "f16" => {
-            let bits = (value.unsigned_abs() as f32).to_bits();
-            sixteen((bits - (112 << 23)) >> 13 | if value < 0 { 0x8000 } else { 0 })
-        }
-        "s32" => value.to_le_bytes().to_vec(),
-        _ => vec![value as u8],
-    }
-}
-
 /// A matrix in memory: `lines` of `length` values, `pitch` elements apart.
 fn matrix(
     ty: &str,
@@ -234,11 +214,7 @@ fn matrix(
     pitch: usize,
     at: impl Fn(usize, usize) -> i32,
 ) -> Vec<u8> {
-    let bits = match ty {
-        "s4" | "u4" => 4,
-        "b1" => 1,
-        _ => 8 * encode(ty, 0).len(),
-    };
+    let bits = width(ty);
     let mut bytes = vec![0u8; lines * pitch * bits / 8];
     for line in 0..lines {
         for i in 0..length {
@@ -247,8 +223,8 @@ fn matrix(
                 let value = at(line, i) as u8 & ((1 << bits) - 1);
                 bytes[position / 8] |= value << (position % 8);
             } else {
-                let value = encode(ty, at(line, i));
-                bytes[position / 8..][..value.len()].copy_from_slice(&value);
+                let value = encode(ty, at(line, i)).to_le_bytes();
+                bytes[position / 8..][..bits / 8].copy_from_slice(&value[..bits / 8]);
             }
         }
     }

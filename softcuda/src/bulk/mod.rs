@@ -12,6 +12,7 @@ use crate::counters::Class;
 use crate::ir::{LANES, Mask, Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::{Context, Executed, Flow};
+use crate::matrix::ProductGroups;
 use crate::ptx::ast::{Instruction, Operand};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +44,7 @@ impl Async {
     }
 }
 
-/// Copies the lanes of a warp have started.
+/// Copies and products the lanes of a warp have started.
 #[derive(Debug, Default)]
 pub struct WarpAsync {
     /// `cp.async` copies not yet waited for, in the order of their issue.
@@ -51,6 +52,7 @@ pub struct WarpAsync {
     /// The number of each lane's open group.
     open: [u32; LANES],
     groups: transfer::Groups,
+    pub(crate) products: ProductGroups,
 }
 
 /// Asynchronous state of a block.

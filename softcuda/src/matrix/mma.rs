@@ -193,9 +193,8 @@ impl Mma {
         let mut tiles = sums.chunks_mut(halves);
         for a in a.chunks(a.len() / rows) {
             for (b, sums) in b.chunks(b.len() / columns).zip(&mut tiles) {
-                match (self.a, self.bits) {
-                    (Element::B1, Bits::Xor) => multiply_bits(|a, b| a ^ b, a, b, sums),
-                    (Element::B1, Bits::And) => multiply_bits(|a, b| a & b, a, b, sums),
+                match self.a {
+                    Element::B1 => multiply_bits(self.bits, a, b, sums),
                     _ => multiply((self.a, self.b), a, b, sums),
                 }
             }
@@ -226,7 +225,8 @@ impl Mma {
     }
 }
 
-fn words(sources: &[Src], regs: &Registers, place: &Place) -> Vec<[u32; LANES]> {
+/// What registers hold.
+pub fn words(sources: &[Src], regs: &Registers, place: &Place) -> Vec<[u32; LANES]> {
     sources.iter().map(|&src| regs.read32(src, place)).collect()
 }
 

@@ -2,22 +2,25 @@
 //!
 //! All are done by the 32 lanes of a warp together.
 
+mod descriptor;
 mod element;
 mod fragment;
 mod ldmatrix;
 mod mma;
 mod product;
+mod wgmma;
 mod wmma;
 
 use crate::counters::{Class, Counter};
 use crate::fault::{Check, Fault};
 use crate::ir::Mask;
-use crate::lower::{Lowered, Lowerer};
+use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::{Context, Executed, Flow, Why};
-use crate::ptx::ast::Instruction;
+use crate::ptx::ast::{Instruction, Operand};
 
 pub use element::Element;
 pub use mma::{Accumulator, Bits, Mma};
+pub use wgmma::Groups as ProductGroups;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Matrix {
@@ -27,12 +30,18 @@ pub enum Matrix {
     Move(ldmatrix::Move),
     LoadFragment(wmma::Load),
     StoreFragment(wmma::Store),
+    Wgmma(Box<wgmma::Wgmma>),
+    /// `wgmma.fence`: orders registers only, which are in order here.
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait(u32),
 }
 
 impl Matrix {
     pub fn class(&self) -> Class {
         match self {
-            Matrix::Mma(_) => Class::Matrix,
+            Matrix::Mma(_) | Matrix::Wgmma(_) => Class::Matrix,
+            Matrix::WgmmaFence | Matrix::WgmmaCommit | Matrix::WgmmaWait(_) => Class::Fence,
             Matrix::Load(_) | Matrix::LoadFragment(_) => Class::Load,
             Matrix::Store(_) | Matrix::StoreFragment(_) => Class::Store,
             Matrix::Move(_) => Class::Warp,
@@ -50,6 +59,13 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Option<
         ("wmma", "load") => Matrix::LoadFragment(wmma::lower_load(l, i)?),
         ("wmma", "store") => Matrix::StoreFragment(wmma::lower_store(l, i)?),
         ("wmma", "mma") => Matrix::Mma(wmma::lower_mma(l, i)?),
+        ("wgmma", "mma_async") => Matrix::Wgmma(Box::new(wgmma::Wgmma::lower(l, i)?)),
+        ("wgmma", "fence") => Matrix::WgmmaFence,
+        ("wgmma", "commit_group") => Matrix::WgmmaCommit,
+        ("wgmma", "wait_group") => match operands(i)? {
+            [Operand::Int(groups)] => Matrix::WgmmaWait(*groups as u32),
+            _ => return l.error("expected the number of groups"),
+        },
         _ => return Ok(None),
     }))
 }
@@ -72,6 +88,13 @@ pub fn execute(op: &Matrix, ctx: &mut Context<'_>, mask: Mask) -> Executed {
         Matrix::Move(op) => op.execute(ctx),
         Matrix::LoadFragment(op) => op.execute(ctx)?,
         Matrix::StoreFragment(op) => op.execute(ctx)?,
+        Matrix::Wgmma(op) => {
+            ctx.count(Counter::MatrixOperations, op.operations());
+            op.execute(ctx)?;
+        }
+        Matrix::WgmmaFence => {}
+        Matrix::WgmmaCommit => wgmma::commit(ctx),
+        Matrix::WgmmaWait(groups) => wgmma::wait(ctx, *groups),
     }
     Ok(Flow::Next)
 }

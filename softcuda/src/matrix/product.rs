@@ -8,6 +8,7 @@
 
 use super::element::Element;
 use super::fragment::COLUMNS;
+use super::mma::Bits;
 use crate::ir::LANES;
 
 /// Eight rows of accumulators.
@@ -84,12 +85,11 @@ pub fn multiply_f64(a: &[[u64; LANES]], b: &[[u64; LANES]], sums: &mut [Half<f64
 }
 
 /// Single bits: the number of ones in each row of A combined with each column of B.
-pub fn multiply_bits(
-    combine: impl Fn(u32, u32) -> u32,
-    a: &[[u32; LANES]],
-    b: &[[u32; LANES]],
-    sums: &mut [Half<f32>],
-) {
+pub fn multiply_bits(bits: Bits, a: &[[u32; LANES]], b: &[[u32; LANES]], sums: &mut [Half<f32>]) {
+    let combine = |a: u32, b: u32| match bits {
+        Bits::Xor => a ^ b,
+        Bits::And => a & b,
+    };
     let halves = sums.len();
     for (a, b) in a.chunks(halves).zip(b) {
         for (a, sums) in a.iter().zip(&mut *sums) {

@@ -59,9 +59,10 @@ for atom in nv.COPY_ATOMS_SM75 + nv.COPY_ATOMS_SM90:
 
 # Canonical operand layouts of cute/arch/mma_sm90_desc.hpp, in elements of 16 bits (T = 8 to 16 bytes), for a
 # tile of 64 rows and 16 k. Leading and stride offsets are whatever the table's user puts in the descriptor.
-T, LEADING, STRIDE = 8, 2048, 512
+T, LEADING = 8, 2048
 for bits, name in ((0, "none"), (1, "32"), (2, "64"), (3, "128")):
     width = T << bits
+    STRIDE = 512 if bits else 128
     if bits == 0:
         k_major = Layout(((8, 8), (T, 2)), ((T, STRIDE), (1, LEADING)))
         mn_major = Layout(((T, 8), (8, 2)), ((1, STRIDE), (T, LEADING)))
