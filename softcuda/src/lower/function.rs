@@ -26,6 +26,8 @@ pub struct Lowerer<'a> {
     frame: u64,
     shared: u64,
     shared_align: u64,
+    /// Alignment of the unsized shared arrays, where there are any.
+    dynamic_align: u64,
     shared_names: HashMap<&'a str, u32>,
     code: Vec<Inst>,
     /// Of every instruction in `code`.
@@ -58,6 +60,7 @@ impl<'a> Lowerer<'a> {
             frame: 0,
             shared: 0,
             shared_align: 16,
+            dynamic_align: 1,
             shared_names: HashMap::new(),
             code: Vec::new(),
             uses: Vec::new(),
@@ -92,7 +95,7 @@ impl<'a> Lowerer<'a> {
             slots: this.slots,
             parameters,
             parameter_bytes,
-            shared_bytes: this.shared as u32,
+            shared_bytes: align(this.shared, this.dynamic_align) as u32,
             shared_align: this.shared_align as u32,
             local_bytes: frames as u32,
             const_bytes: module
@@ -323,6 +326,7 @@ impl<'a> Lowerer<'a> {
     fn shared_variable(&mut self, variable: &Variable<'a>) -> Lowered<u32> {
         self.shared_align = self.shared_align.max(variable.align);
         if variable.count.is_none() {
+            self.dynamic_align = self.dynamic_align.max(variable.align);
             return Ok(DYNAMIC_SHARED);
         }
         let offset = align(self.shared, variable.align);

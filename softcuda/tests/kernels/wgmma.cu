@@ -18,15 +18,13 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
 }
 
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
-  asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n" // caught 2
-               "@!done bra again;\n}" ::"r"(barrier), "r"(parity)
-               : "memory");
+  // clang-format off: a report names the last line of an asm statement
+  asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(barrier), "r"(parity) : "memory"); // caught 2 3 6
+  // clang-format on
 }
 
 __device__ __forceinline__ void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" // caught 5 7
-               ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier)
-               : "memory");
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier) : "memory"); // caught 5 7
 }
 
 __device__ __forceinline__ void product(float (&d)[32], uint64_t a, uint64_t b) {
@@ -54,9 +52,9 @@ __global__ void __launch_bounds__(128)
   if (!BUG(6)) __syncthreads();
   auto fetch = [&](int step) {
     uint32_t barrier = shared_address(&full[step % 2]), stage = step % 2 * BYTES;
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" // caught 8
-                 ::"r"(barrier), "r"(BUG(2) ? 2 * BYTES + 16 : 2 * BYTES)
-                 : "memory");
+    // clang-format off: a report names the last line of an asm statement
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(BUG(2) ? 2 * BYTES + 16 : 2 * BYTES) : "memory"); // caught 8
+    // clang-format on
     int x = step * TILE, y = blockIdx.y * TILE;
     tensor_copy(shared_address(stages) + stage, &a, BUG(9) ? y : x, BUG(9) ? x : y, barrier); // result 9
     tensor_copy(shared_address(stages) + 2 * BYTES + stage, &b, x, blockIdx.x * TILE, barrier);
@@ -65,7 +63,7 @@ __global__ void __launch_bounds__(128)
   float sums[32] = {};
   for (int step = 0; step < steps; step++) {
     if (t == 0 && step + 1 < steps) fetch(step + 1);
-    if (!BUG(1)) wait(shared_address(&full[step % 2]), BUG(3) ? (step / 2 + 1) % 2 : step / 2 % 2); // caught 6
+    if (!BUG(1)) wait(shared_address(&full[step % 2]), BUG(3) ? (step / 2 + 1) % 2 : step / 2 % 2);
     __nv_bfloat162 *tile = reinterpret_cast<__nv_bfloat162 *>(stages + step % 2 * BYTES);
     for (int i = t; i < BYTES / 4; i += 128)
       tile[i] = __hmul2(tile[i], __float2bfloat162_rn(scale)); // caught 1 3 4
