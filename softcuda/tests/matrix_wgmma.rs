@@ -48,7 +48,7 @@ impl Case {
         };
         // The table's leading and stride offsets, in bytes.
         let (leading, stride) = (4096, if mode == 0 { 256 } else { 1024 });
-        mode << 62 | (stride / 16) << 32 | (leading / 16) << 16 | at as u64 / 16
+        [mode << 62, stride << 28, leading << 12, at as u64 >> 4].into_iter().sum()
     }
 
     /// An operand's bits in shared memory; `at` gives the number of row and k.
@@ -56,11 +56,11 @@ impl Case {
         let offsets = layout("descriptor", place);
         let bits = width(ty);
         let mut bytes = vec![0u8; B];
-        for row in 0..rows {
-            for k in 0..256 / bits {
-                let bit = k * bits;
+        for k in 0..256 / bits {
+            let bit = k * bits;
+            for (row, offset) in offsets[bit / 16].iter().enumerate().take(rows) {
                 // Offsets of the table are in elements of 16 bits.
-                let base = offsets[bit / 16][row] * 16 + bit % 16;
+                let base = offset * 16 + bit % 16;
                 let value = encode(ty, at(row, k)).to_le_bytes();
                 for n in 0..bits {
                     bytes[(base + n) / 8] |= (value[n / 8] >> (n % 8) & 1) << ((base + n) % 8);

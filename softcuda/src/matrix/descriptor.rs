@@ -86,7 +86,8 @@ mod tests {
                 ["none", "128", "64", "32"].iter().position(|name| *name == swizzle).unwrap();
             // The table's offsets, in bytes.
             let (leading, stride) = (2 * 2048, if mode == 0 { 2 * 128 } else { 2 * 512 });
-            let bits = (mode as u64) << 62 | stride / 16 << 32 | leading / 16 << 16 | 0x400 / 16;
+            let bits = [(mode as u64) << 62, stride << 28, leading << 12, 0x400 >> 4];
+            let bits = bits.into_iter().sum();
             let descriptor = Descriptor::decode(bits).unwrap();
             let places: Vec<u32> = words.skip(2).map(|word| word.parse().unwrap()).collect();
             for (k, places) in places.chunks(64).enumerate() {
