@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::number::{Dtype, Random, Tolerance, Value};
 use crate::common::{Arg, Program};
+use softcuda::fault::Check;
 
 /// Threads of a block where candle leaves the choice to cudarc.
 const BLOCK: u32 = 1024;
@@ -92,6 +93,22 @@ impl Family {
             self.failures.push(report.to_string());
         }
         launched.is_ok()
+    }
+
+    /// Launches what candle gets wrong: the check that must find it.
+    pub fn faults(
+        &mut self,
+        kernel: &str,
+        (grid, block, shared): ([u32; 3], [u32; 3], u32),
+        args: &[Arg],
+        check: Check,
+    ) {
+        self.program.select(kernel);
+        match self.program.launch_3d(grid, block, [1; 3], shared, args) {
+            Err(report) if report.check == check => {}
+            Err(report) => self.failures.push(format!("not {check:?} but {report}")),
+            Ok(_) => self.failures.push(format!("{kernel}: no {check:?}")),
+        }
     }
 
     /// Compares what the kernel launched last has written.

@@ -3,6 +3,8 @@
 mod conv;
 mod family;
 mod indexing;
+mod mmq;
+mod moe;
 mod number;
 mod pointwise;
 mod quantized;
@@ -23,6 +25,22 @@ const VERSION: &str = "0.11.1";
 /// Module and what runs its kernels; the longest first.
 #[allow(clippy::type_complexity)]
 pub const FAMILIES: &[(&str, fn(&mut Family))] = &[
+    ("mmvq_gguf", quantized::mmvq),
+    ("mmq_gguf_mmq_instance_q4_0", |family| mmq::products(family, "q4_0")),
+    ("mmq_gguf_mmq_instance_q4_1", |family| mmq::products(family, "q4_1")),
+    ("mmq_gguf_mmq_instance_q5_0", |family| mmq::products(family, "q5_0")),
+    ("mmq_gguf_mmq_instance_q5_1", |family| mmq::products(family, "q5_1")),
+    ("mmq_gguf_mmq_instance_q8_0", |family| mmq::products(family, "q8_0")),
+    ("mmq_gguf_mmq_instance_q2_k", |family| mmq::products(family, "q2_k")),
+    ("mmq_gguf_mmq_instance_q3_k", |family| mmq::products(family, "q3_k")),
+    ("mmq_gguf_mmq_instance_q4_k", |family| mmq::products(family, "q4_k")),
+    ("mmq_gguf_mmq_instance_q5_k", |family| mmq::products(family, "q5_k")),
+    ("mmq_gguf_mmq_instance_q6_k", |family| mmq::products(family, "q6_k")),
+    ("mmq_gguf_mmq_quantize", mmq::quantize),
+    ("moe_moe_align", moe::align),
+    ("moe_moe_gguf", moe::gguf),
+    ("moe_moe_wmma", moe::wmma),
+    ("moe_moe_wmma_gguf", moe::wmma_gguf),
     ("quantized", quantized::quantized),
     ("indexing", indexing::indexing),
     ("conv", conv::conv),

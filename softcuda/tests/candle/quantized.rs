@@ -1,6 +1,7 @@
 //! Quantised matrices: made plain, and multiplied.
 
 use super::family::{Family, size};
+use super::mmq::SUMS;
 use super::number::Dtype::{self, Bf16, F16, F32, I16, U32};
 use super::number::Tolerance::{self, Exact};
 use super::number::Value::{self, Float, Int};
@@ -8,7 +9,7 @@ use super::quants::{Block, FORMATS, Format, Matrix, half};
 use crate::common::Arg;
 
 /// Two blocks of 256 in a row, as many as the products take at once.
-const COLUMNS: usize = 512;
+pub const COLUMNS: usize = 512;
 
 pub fn quantized(family: &mut Family) {
     for format in &FORMATS {
@@ -97,9 +98,10 @@ fn get_plain_rows(family: &mut Family, dtype: Dtype) {
     }
 }
 
-/// Sums in single precision, in another order than here: errors of some units of the magnitudes summed.
-fn near(magnitudes: f64) -> Tolerance {
-    Tolerance::Near { ulps: 0.0, absolute: 16.0 * F32.ulp(magnitudes) }
+/// Sums in single precision, in another order than here: errors of some units of the magnitudes summed,
+/// and one rounding to the result's type.
+pub fn near(magnitudes: f64) -> Tolerance {
+    Tolerance::Near { ulps: 0.55, absolute: 16.0 * F32.ulp(magnitudes) }
 }
 
 /// A warp per row, the vector in floats.
@@ -138,15 +140,15 @@ fn times_floats(family: &mut Family, format: &Format) {
 /// made of, as the device has quantised it.
 pub struct Quantised {
     pub address: Arg,
-    blocks: Vec<(f64, f64, Vec<f64>)>,
+    pub blocks: Vec<(f64, f64, Vec<f64>)>,
 }
 
 /// Quantises columns on the device, and compares with the CPU's arithmetic in single precision.
-pub fn quantise(family: &mut Family, kernel: &str, columns: usize) -> Quantised {
-    let values = family.random.between(F32, -1.0, 1.0, columns * COLUMNS);
+pub fn quantise(family: &mut Family, kernel: &str, dtype: Dtype, columns: usize) -> Quantised {
+    let values = family.random.between(dtype, -1.0, 1.0, columns * COLUMNS);
     let count = columns * COLUMNS;
     let out = family.output(Dtype::U8, count / 32 * 36);
-    let args = [family.input(F32, &values), out.arg(), int(COLUMNS), int(COLUMNS)];
+    let args = [family.input(dtype, &values), out.arg(), int(COLUMNS), int(COLUMNS)];
     let grid = [COLUMNS.div_ceil(256) as u32, columns as u32, 1];
     assert!(family.launch_blocks(kernel, grid, [256, 1, 1], 0, &args), "{:?}", family.failures);
     let bytes = family.program.read_bytes(out.address, count / 32 * 36);
@@ -167,9 +169,7 @@ pub fn quantise(family: &mut Family, kernel: &str, columns: usize) -> Quantised 
     let (got, expected) = floats(&scales);
     family.check_values("scales", F16, &got, &expected, Exact);
     let (got, expected) = floats(&sums);
-    // Sums of 32 numbers up to 1 in single precision.
-    let tolerance = Tolerance::Near { ulps: 0.55, absolute: 8.0 * F32.ulp(1.0) };
-    family.check_values("sums", F16, &got, &expected, tolerance);
+    family.check_values("sums", F16, &got, &expected, SUMS);
     let quants =
         quants.iter().map(|(got, expected)| (Int(*got as i64), Int(f64::from(*expected) as i64)));
     let (got, expected): (Vec<_>, Vec<_>) = quants.unzip();
@@ -180,7 +180,7 @@ pub fn quantise(family: &mut Family, kernel: &str, columns: usize) -> Quantised 
 impl Quantised {
     /// Product of a row, from its blocks on, with a column, and the magnitudes summed. Offsets times a
     /// block's numbers, or times its stored sum.
-    fn times(&self, row: &[Block], column: usize, sums: bool) -> (f64, f64) {
+    pub fn times(&self, row: &[Block], column: usize, sums: bool) -> (f64, f64) {
         let (mut total, mut magnitudes) = (0.0, 0.0);
         let scaled = row.iter().flat_map(|block| block.scaled.chunks(32));
         let offsets = row.iter().flat_map(|block| &block.offsets);
@@ -209,26 +209,45 @@ impl Quantised {
 }
 
 /// A block for one row and a vector, or for two rows and some. Then the number of rows must be even: the
-/// kernels read and write the row behind an odd one.
+/// kernels read the row behind an odd one, and some write it.
 fn times_vectors(family: &mut Family, format: &Format, columns: usize) {
+    let kernel = format!("mul_mat_vec_{}_q8_1_cuda{columns}", format.name);
+    let vectors = quantise(family, "quantize_q8_1", F32, columns);
+    let sizes = |rows: usize| vec![int(COLUMNS), int(rows), int(COLUMNS), int(rows)];
+    run_vectors(family, &kernel, format, columns, (&vectors, F32), sizes);
+}
+
+/// The same for other types of vectors and results.
+pub fn mmvq(family: &mut Family) {
+    for format in FORMATS.iter().filter(|format| format.name != "q8_K") {
+        for (dtype, columns) in [F32, F16, Bf16].iter().flat_map(|d| (1..=8).map(|n| (*d, n))) {
+            let (name, to) = (format.name.to_lowercase(), dtype.name());
+            let kernel = format!("mmvq_gguf_{name}_{to}_plain_cuda{columns}");
+            let quantise_kernel = format!("mmvq_gguf_quantize_q8_1_{to}");
+            let vectors = quantise(family, &quantise_kernel, dtype, columns);
+            let sizes = |rows: usize| vec![int(COLUMNS), int(rows), int(COLUMNS / 32), int(rows)];
+            run_vectors(family, &kernel, format, columns, (&vectors, dtype), sizes);
+        }
+    }
+}
+
+fn run_vectors(
+    family: &mut Family,
+    kernel: &str,
+    format: &Format,
+    columns: usize,
+    (vectors, to): (&Quantised, Dtype),
+    sizes: impl Fn(usize) -> Vec<Arg>,
+) {
     let rows = if columns == 1 { 5 } else { 6 };
     let matrix = format.random(&mut family.random, rows, COLUMNS);
-    let vectors = quantise(family, "quantize_q8_1", columns);
     let (expected, magnitude) = vectors.products(&matrix, columns, !format.is_k());
-    let out = family.output(F32, rows * columns);
-    let args = [
-        bytes(family, &matrix),
-        vectors.address.clone(),
-        out.arg(),
-        int(COLUMNS),
-        int(rows),
-        int(COLUMNS),
-        int(rows),
-    ];
-    let kernel = format!("mul_mat_vec_{}_q8_1_cuda{columns}", format.name);
+    let out = family.output(to, rows * columns);
+    let mut args = vec![bytes(family, &matrix), vectors.address.clone(), out.arg()];
+    args.extend(sizes(rows));
     let blocks = if columns == 1 { rows } else { rows / 2 };
     let block = [32, if columns <= 4 { 4 } else { 2 }, 1];
-    if family.launch_blocks(&kernel, [blocks as u32, 1, 1], block, 0, &args) {
+    if family.launch_blocks(kernel, [blocks as u32, 1, 1], block, 0, &args) {
         family.check("", out, &expected, near(magnitude));
     }
 }
@@ -238,7 +257,7 @@ fn times_vectors(family: &mut Family, format: &Format, columns: usize) {
 fn times_matrix(family: &mut Family, format: &Format) {
     let (rows, columns) = (128, 5);
     let matrix = format.random(&mut family.random, rows, COLUMNS);
-    let vectors = quantise(family, "quantize_q8_1", columns);
+    let vectors = quantise(family, "quantize_q8_1", F32, columns);
     let sums = matches!(format.name, "q4_0" | "q4_1" | "q5_1" | "q4_K" | "q5_K");
     let (expected, magnitude) = vectors.products(&matrix, columns, sums);
     let out = family.output(F32, rows * columns);
@@ -269,7 +288,7 @@ fn experts(family: &mut Family, format: &Format) {
     }
     let (rows, batch, chosen) = (6, 2, [3, 1, 0, 2]);
     let matrix = format.random(&mut family.random, 4 * rows, COLUMNS);
-    let inputs = quantise(family, "quantize_q8_1", batch);
+    let inputs = quantise(family, "quantize_q8_1", F32, batch);
     // The kernel takes every block for one of 256 numbers. With blocks of 32, an expert begins an
     // eighth of the way to where it lies, and six rows hold twelve such blocks.
     let apart = if format.is_k() { rows * COLUMNS } else { rows * COLUMNS / 8 };

@@ -60,9 +60,7 @@ pub fn reduce(family: &mut Family) {
         // Fewer columns than threads, some rounds of a block, and a part of one.
         for (columns, transposed) in [(100, false), (100, true), (2500, false), (2500, true)] {
             let matrix = matrix(family, dtype, 3, columns, transposed);
-            if dtype != U8 {
-                fast(family, dtype, &matrix);
-            }
+            fast(family, dtype, &matrix);
         }
         let transposed = matrix(family, dtype, 150, 7, true);
         sum_small(family, dtype, &transposed);
