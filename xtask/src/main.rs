@@ -1,6 +1,7 @@
 //! The project's own tasks: `cargo xtask <command>`.
 
 mod candle_kernels;
+mod cudarc;
 mod data;
 mod evaluate;
 mod kernels;
@@ -20,6 +21,12 @@ enum Task {
     /// Fetch the sources of candle's CUDA kernels into .tools/ and compile them to PTX, for
     /// softcuda's tests.
     CandleKernels,
+    /// Run the driver-level unit tests of cudarc, as published, on softcuda.
+    Cudarc {
+        /// Those that measure time, too: they need an idle machine, and pass by chance.
+        #[arg(long)]
+        all: bool,
+    },
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
     /// Measure a claim over several seeds and write table and picture to benches/record/.
@@ -32,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::run(),
         Task::Kernels => kernels::build(),
         Task::CandleKernels => candle_kernels::compile(),
+        Task::Cudarc { all } => cudarc::run(all),
         Task::Data => data::render(),
         Task::Evaluate(evaluation) => evaluation.run(),
     }
