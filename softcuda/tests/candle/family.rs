@@ -6,6 +6,7 @@ use std::path::Path;
 use super::number::{Dtype, Random, Tolerance, Value};
 use crate::common::{Arg, Program};
 use softcuda::fault::Check;
+use softcuda::module::LoadError;
 
 /// Threads of a block where candle leaves the choice to cudarc.
 const BLOCK: u32 = 1024;
@@ -42,10 +43,15 @@ pub fn size(n: usize) -> Arg {
 }
 
 impl Family {
-    pub fn load(path: &Path) -> Self {
+    /// Loads a module, of which every kernel must be known from beginning to end.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
         let text = std::fs::read_to_string(path).expect("readable");
+        let program = Program::load(&text)?;
+        let kernels = &program.module.kernels;
+        assert_eq!(kernels.len(), text.matches(".entry ").count(), "{}", path.display());
+        assert!(kernels.values().all(|kernel| !kernel.code.is_empty()), "{}", path.display());
         let (ran, failures) = Default::default();
-        Self { program: Program::module(&text), random: Random::new(3), ran, failures }
+        Ok(Self { program, random: Random::new(3), ran, failures })
     }
 
     pub fn input(&self, dtype: Dtype, values: &[Value]) -> Arg {

@@ -31,7 +31,9 @@ struct Case<'a> {
     dtype: Dtype,
 }
 
-const OPERATIONS: [(&str, fn(&mut Case<'_>, &str)); 5] = [
+type Operation = (&'static str, fn(&mut Case<'_>, &str));
+
+const OPERATIONS: [Operation; 5] = [
     ("is", index_select),
     ("gather", gather),
     ("ia", index_add),

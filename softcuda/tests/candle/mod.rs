@@ -1,4 +1,5 @@
-//! Families of candle's kernels: how each is launched, and what it ought to compute.
+//! Families of candle's kernels: how each is launched, and what it ought to compute. Launches are those of
+//! candle-core; where one of these does what CUDA forbids, [`Family::faults`] says which check finds it.
 
 mod conv;
 mod family;
@@ -22,9 +23,11 @@ pub use family::Family;
 
 const VERSION: &str = "0.11.1";
 
-/// Module and what runs its kernels; the longest first.
-#[allow(clippy::type_complexity)]
-pub const FAMILIES: &[(&str, fn(&mut Family))] = &[
+/// A module and what runs its kernels.
+type Runner = (&'static str, fn(&mut Family));
+
+/// The longest first.
+pub const FAMILIES: &[Runner] = &[
     ("mmvq_gguf", quantized::mmvq),
     ("mmq_gguf_mmq_instance_q4_0", |family| mmq::products(family, "q4_0")),
     ("mmq_gguf_mmq_instance_q4_1", |family| mmq::products(family, "q4_1")),

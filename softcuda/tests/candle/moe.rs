@@ -173,14 +173,9 @@ struct Grouped {
 /// Pairs of token and choice: more than a tile for some expert.
 const PAIRS: usize = 150;
 
-/// Sums `weights(expert, row)` with inputs, weighted by pair or not.
-fn grouped(
-    family: &mut Family,
-    dtype: Dtype,
-    (rows, columns): (usize, usize),
-    weighted: bool,
-    weights: impl Fn(usize, usize) -> Vec<f64>,
-) -> Grouped {
+/// Products of the experts' rows with inputs, weighted by pair or not.
+fn grouped(family: &mut Family, dtype: Dtype, weighted: bool, weights: &[Vec<f64>]) -> Grouped {
+    let (rows, columns) = (weights.len() / EXPERTS, weights[0].len());
     let routing = routing(family, PAIRS);
     let inputs = if weighted { PAIRS } else { PAIRS / CHOICES };
     let input = family.random.between(dtype, -1.0, 1.0, inputs * columns);
@@ -190,8 +185,7 @@ fn grouped(
         let from = if weighted { *pair } else { pair / CHOICES };
         let factor = if weighted { factors[*pair].float() } else { 1.0 };
         for row in 0..rows {
-            let products = weights(*expert, row);
-            let products = products.iter().zip(&input[from * columns..]);
+            let products = weights[expert * rows + row].iter().zip(&input[from * columns..]);
             let products: Vec<f64> = products.map(|(x, y)| x * y.float()).collect();
             expected[pair * rows + row] = Float(products.iter().sum::<f64>() * factor);
             magnitude = magnitude.max(products.iter().map(|x| x.abs()).sum());
@@ -214,11 +208,9 @@ pub fn wmma(family: &mut Family) {
         for (shape, weighted) in [("Li16ELi16E", false), ("Li16ELi16E", true), ("Li8ELi32E", true)]
         {
             let weights = family.random.between(dtype, -1.0, 1.0, EXPERTS * rows * columns);
-            let row = |expert: usize, row: usize| -> Vec<f64> {
-                let from = (expert * rows + row) * columns;
-                weights[from..from + columns].iter().map(|x| x.float()).collect()
-            };
-            let grouped = grouped(family, dtype, (rows, columns), weighted, row);
+            let plain: Vec<f64> = weights.iter().map(|x| x.float()).collect();
+            let plain: Vec<Vec<f64>> = plain.chunks(columns).map(<[f64]>::to_vec).collect();
+            let grouped = grouped(family, dtype, weighted, &plain);
             assert!(grouped.routing.begins.windows(2).any(|pair| pair[1] - pair[0] > 32));
             let out = family.output(dtype, grouped.expected.len());
             let mut args = vec![grouped.input.clone(), family.input(dtype, &weights)];
@@ -259,11 +251,10 @@ pub fn wmma_gguf(family: &mut Family) {
             ] {
                 let matrix = format.random(&mut family.random, EXPERTS * rows, columns);
                 // Weights are rounded to the type before they are multiplied.
-                let row = |expert: usize, row: usize| -> Vec<f64> {
-                    let values = matrix.values(expert * rows + row);
-                    values.into_iter().map(|x| dtype.round(Float(x)).float()).collect()
-                };
-                let grouped = grouped(family, dtype, (rows, columns), kind % 2 == 0, row);
+                let rounded = |x: f64| dtype.round(Float(x)).float();
+                let plain = |row| matrix.values(row).into_iter().map(rounded).collect();
+                let plain: Vec<Vec<f64>> = (0..EXPERTS * rows).map(plain).collect();
+                let grouped = grouped(family, dtype, kind % 2 == 0, &plain);
                 let out = family.output(F32, grouped.expected.len());
                 let weights = Arg::U64(family.program.bytes(&matrix.bytes));
                 let mut args = vec![grouped.input.clone(), weights];

@@ -176,7 +176,7 @@ pub fn sort(family: &mut Family) {
         // Narrow types have no more distinct integers.
         let columns = if matches!(dtype, U8 | Bf16 | F16) { 200 } else { 1500 };
         for columns in [37, columns] {
-            let rows = 3;
+            let rows = 2;
             let mut memory = Vec::new();
             for _ in 0..rows {
                 let mut row: Vec<i64> = (0..columns as i64).collect();

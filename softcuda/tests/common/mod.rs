@@ -8,7 +8,7 @@ use std::sync::Arc;
 use softcuda::ir::Kernel;
 use softcuda::machine::{Launch, Schedule, Settings, run};
 use softcuda::memory::Device;
-use softcuda::module::Module;
+use softcuda::module::{LoadError, Module};
 
 pub mod nvcc;
 
@@ -36,12 +36,16 @@ pub enum Arg {
 impl Program {
     /// A module and its first kernel by name.
     pub fn module(text: &str) -> Self {
+        Self::load(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same, where it may be refused.
+    pub fn load(text: &str) -> Result<Self, LoadError> {
         let device = Device::new(1 << 30);
-        let module = Module::load(&device, text.as_bytes(), ARCH);
-        let module = module.unwrap_or_else(|error| panic!("{error}"));
+        let module = Module::load(&device, text.as_bytes(), ARCH)?;
         let kernel = module.kernels.values().next().expect("a kernel").clone();
         let settings = Settings { threads: 1, ..Settings::default() };
-        Self { module, kernel, device, settings }
+        Ok(Self { module, kernel, device, settings })
     }
 
     pub fn kernel(&self) -> &Kernel {
