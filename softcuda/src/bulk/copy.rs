@@ -9,7 +9,9 @@ use crate::fault::{Check, Fault, Party};
 use crate::ir::{Addr, LANES, Mask, PredSrc, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::machine::Context;
-use crate::memory::{count_global, count_shared, global_read, shared_write};
+use crate::memory::{
+    count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
+};
 use crate::ptx::ast::{Instruction, Operand};
 use crate::registers::lanes;
 
@@ -83,57 +85,70 @@ impl Copy {
     pub fn execute(&self, ctx: &mut Context<'_>, mask: Mask) -> Result<(), Fault> {
         let to = addresses(ctx, self.to, self.to_space);
         let from = addresses(ctx, self.from, self.from_space);
-        let sizes = match self.source_bytes {
+        let mut sizes = match self.source_bytes {
             Some(src) => ctx.warp.regs.read32(src, &ctx.warp.place),
             None => [self.bytes; LANES],
         };
         let ignored = self.ignore.map_or(0, |ignore| ctx.warp.regs.predicate(ignore));
-        for lane in lanes(mask) {
-            let read = if ignored >> lane & 1 == 1 { 0 } else { sizes[lane] };
-            self.issue(ctx, lane, (to[lane], from[lane]), read)?;
-        }
-        count_shared(ctx, &to, mask, self.bytes as usize);
+        lanes(ignored).for_each(|lane| sizes[lane] = 0);
+        let (to, from) = self.places(ctx, mask, (&to, &from), &sizes)?;
+        let mut data = [[0; 16]; LANES];
         // Mostly all lanes read the same number of bytes.
-        let reading = lanes(mask & !ignored).filter(|&lane| sizes[lane] > 0);
-        let mut rest = reading.fold(0, |rest, lane| rest | 1 << lane);
+        let reading = |size: u32| lanes(mask).filter(move |&lane| sizes[lane] == size);
+        let mut rest = mask & !lanes_of(reading(0));
         while rest != 0 {
-            let size = sizes[Mask::trailing_zeros(rest) as usize];
-            let same = lanes(rest).filter(|&lane| sizes[lane] == size);
-            let same = same.fold(0, |same, lane| same | 1 << lane);
+            let size = sizes[rest.trailing_zeros() as usize];
+            let same = lanes_of(reading(size));
             count_global(ctx, &from, same, size as usize);
+            if size.is_power_of_two() {
+                global_read_lanes(ctx, &from, same, size as usize, &mut data)?;
+            } else {
+                for lane in lanes(same) {
+                    global_read(ctx, lane, from[lane], &mut data[lane][..size as usize])?;
+                }
+            }
             rest &= !same;
+        }
+        count_shared(ctx, &to.map(u64::from), mask, self.bytes as usize);
+        shared_write_lanes(ctx, &to, mask, self.bytes as usize, &data)?;
+        for lane in lanes(mask) {
+            let by = ctx.party(lane, "started a copy of");
+            ctx.block().shared.mark_pending(to[lane], self.bytes, by.clone());
+            let (group, bytes) = (ctx.warp.asyncs.open[lane], self.bytes);
+            let (to, from, data, read) = (to[lane], from[lane], data[lane], sizes[lane]);
+            ctx.warp.asyncs.copies.push(Issued { lane, group, to, from, data, bytes, read, by });
         }
         Ok(())
     }
 
-    fn issue(
+    /// Where the lanes write in shared and read in global memory, after checking both.
+    fn places(
         &self,
-        ctx: &mut Context<'_>,
-        lane: usize,
-        (to, from): (u64, u64),
-        read: u32,
-    ) -> Result<(), Fault> {
-        if read > self.bytes {
-            let what = format!("copies {read} of {} bytes", self.bytes);
-            return Err(Fault::new(Check::Trap, what).lane(lane));
-        }
+        ctx: &Context<'_>,
+        mask: Mask,
+        (to, from): (&[u64; LANES], &[u64; LANES]),
+        sizes: &[u32; LANES],
+    ) -> Result<([u32; LANES], [u64; LANES]), Fault> {
+        let (mut targets, mut sources) = ([0; LANES], [0; LANES]);
         let size = u64::from(self.bytes);
-        aligned(lane, to, size)?;
-        let to = own_shared(ctx, self.to_space, lane, to)?;
-        let mut data = [0; 16];
-        if read > 0 {
-            aligned(lane, from, size)?;
-            let from = global(ctx, self.from_space, lane, from)?;
-            global_read(ctx, lane, from, &mut data[..read as usize])?;
+        for lane in lanes(mask) {
+            if sizes[lane] > self.bytes {
+                let what = format!("copies {} of {} bytes", sizes[lane], self.bytes);
+                return Err(Fault::new(Check::Trap, what).lane(lane));
+            }
+            aligned(lane, to[lane], size)?;
+            targets[lane] = own_shared(ctx, self.to_space, lane, to[lane])?;
+            if sizes[lane] > 0 {
+                aligned(lane, from[lane], size)?;
+                sources[lane] = global(ctx, self.from_space, lane, from[lane])?;
+            }
         }
-        shared_write(ctx, ctx.rank, lane, to, &data[..self.bytes as usize])?;
-        let by = ctx.party(lane, "started a copy of");
-        ctx.block().shared.mark_pending(to, self.bytes, by.clone());
-        let group = ctx.warp.asyncs.open[lane];
-        let bytes = self.bytes;
-        ctx.warp.asyncs.copies.push(Issued { lane, group, to, from, data, bytes, read, by });
-        Ok(())
+        Ok((targets, sources))
     }
+}
+
+fn lanes_of(lanes: impl Iterator<Item = usize>) -> Mask {
+    lanes.fold(0, |mask, lane| mask | 1 << lane)
 }
 
 fn predicate<'a>(l: &mut Lowerer<'a>, operand: &Operand<'a>) -> bool {
@@ -157,7 +172,16 @@ pub fn wait(ctx: &mut Context<'_>, mask: Mask, allowed: u32) -> Result<(), Fault
     let finished: Vec<Issued> = ctx.warp.asyncs.copies.extract_if(.., |copy| done(copy)).collect();
     for copy in &finished {
         copy.finish(ctx)?;
-        shared_write(ctx, ctx.rank, copy.lane, copy.to, &copy.data[..copy.bytes as usize])?;
+    }
+    // Those that one instruction issued are written as it would.
+    let together = |a: &Issued, b: &Issued| a.by.pc == b.by.pc && a.lane < b.lane;
+    for copies in finished.chunk_by(together) {
+        let (mut to, mut data) = ([0; LANES], [[0; 16]; LANES]);
+        for copy in copies {
+            (to[copy.lane], data[copy.lane]) = (copy.to, copy.data);
+        }
+        let mask = lanes_of(copies.iter().map(|copy| copy.lane));
+        shared_write_lanes(ctx, &to, mask, copies[0].bytes as usize, &data)?;
     }
     // Those that have arrived at an mbarrier are ordered by it: they only end here, if all are waited for.
     if allowed == 0 {
@@ -180,10 +204,8 @@ impl Issued {
     /// Gives the destination free; the source must still be what it was.
     pub fn finish(&self, ctx: &mut Context<'_>) -> Result<(), Fault> {
         ctx.block().shared.unmark_pending(self.to, self.bytes);
-        let mut now = [0; 16];
-        let read = self.read as usize;
-        let readable = read == 0 || ctx.launch.device.read(self.from, &mut now[..read]).is_ok();
-        if readable && now[..read] == self.data[..read] {
+        let read = &self.data[..self.read as usize];
+        if read.is_empty() || ctx.launch.device.view().holds(self.from, read) {
             return Ok(());
         }
         let what = "the source of a copy was changed before the copy was waited for";

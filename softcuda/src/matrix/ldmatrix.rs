@@ -8,7 +8,7 @@ use crate::fault::{Check, Fault};
 use crate::ir::{Addr, LANES, Mask, Reg, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::Context;
-use crate::memory::{count_shared, shared_read, shared_write};
+use crate::memory::{count_shared, shared_read_lanes, shared_write_lanes};
 use crate::ptx::ast::{Instruction, Operand};
 
 /// Bytes of a row.
@@ -93,15 +93,14 @@ impl Load {
     pub fn execute(&self, ctx: &mut Context<'_>) -> Result<(), Fault> {
         let rows = self.from.rows(ctx)?;
         for (matrix, &reg) in self.regs.iter().enumerate() {
-            let mut words = [0; LANES];
-            for row in 0..8 {
-                let from = 8 * matrix + row;
-                let mut bytes = [0; ROW];
-                shared_read(ctx, ctx.rank, 4 * row, rows[from], &mut bytes)
-                    .map_err(|fault| blame(fault, from))?;
-                let read = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
-                words[4 * row..4 * row + 4].iter_mut().zip(read).for_each(|(to, word)| *to = word);
-            }
+            let addrs = holders(&rows, matrix);
+            let mut bytes = [[0; ROW]; LANES];
+            shared_read_lanes(ctx, &addrs, HOLDERS, ROW, &mut bytes)
+                .map_err(|fault| blame(fault, matrix))?;
+            let words: [u32; LANES] = std::array::from_fn(|lane| {
+                let (words, _) = bytes[lane / 4 * 4].as_chunks::<4>();
+                u32::from_le_bytes(words[lane % 4])
+            });
             let words = if self.from.transposed { transpose(&words) } else { words };
             ctx.warp.regs.write32(reg, Mask::MAX, &words);
         }
@@ -122,12 +121,14 @@ impl Store {
         for (matrix, &src) in self.regs.iter().enumerate() {
             let words = ctx.warp.regs.read32(src, &ctx.warp.place);
             let words = if self.to.transposed { transpose(&words) } else { words };
-            for (row, words) in words.as_chunks::<4>().0.iter().enumerate() {
-                let to = 8 * matrix + row;
-                let bytes = words.map(u32::to_le_bytes);
-                shared_write(ctx, ctx.rank, 4 * row, rows[to], bytes.as_flattened())
-                    .map_err(|fault| blame(fault, to))?;
+            let mut bytes = [[0; ROW]; LANES];
+            for (lane, word) in words.iter().enumerate() {
+                let (words, _) = bytes[lane / 4 * 4].as_chunks_mut::<4>();
+                words[lane % 4] = word.to_le_bytes();
             }
+            let addrs = holders(&rows, matrix);
+            shared_write_lanes(ctx, &addrs, HOLDERS, ROW, &bytes)
+                .map_err(|fault| blame(fault, matrix))?;
         }
         Ok(())
     }
@@ -148,12 +149,20 @@ impl Move {
     }
 }
 
-/// A row counts as read or written by the first lane that holds a part of it, not by the one that gives its
-/// address: lanes must be ordered with those they get data from. But a wrong address is its giver's fault.
-fn blame(fault: Fault, lane: usize) -> Fault {
-    match fault.check {
-        Check::SharedRace => fault,
-        _ => fault.lane(lane),
+/// The first lanes that hold a part of each row. A row counts as read or written by it, not by the lane that
+/// gives its address: lanes must be ordered with those they get data from.
+const HOLDERS: Mask = 0x1111_1111;
+
+/// The addresses of a matrix's rows at their holders.
+fn holders(rows: &[u32; LANES], matrix: usize) -> [u32; LANES] {
+    std::array::from_fn(|lane| rows[8 * matrix + lane / 4])
+}
+
+/// A wrong address is its giver's fault.
+fn blame(fault: Fault, matrix: usize) -> Fault {
+    match (fault.check, fault.lane) {
+        (Check::SharedRace, _) | (_, None) => fault,
+        (_, Some(holder)) => fault.lane(8 * matrix + holder as usize / 4),
     }
 }
 

@@ -319,6 +319,14 @@ impl View<'_> {
         self.find_arc(address).map(|found| &**found)
     }
 
+    /// True if these bytes, which lie in one page, are there.
+    pub fn holds(&self, from: u64, bytes: &[u8]) -> bool {
+        self.find(from).is_some_and(|found| {
+            let (_, words) = found.page(from);
+            from + bytes.len() as u64 <= found.end() && words.holds((from % PAGE) as usize, bytes)
+        })
+    }
+
     /// Says what an address outside every allocation is near to.
     pub fn describe(&self, address: u64) -> String {
         let before = self.table.live.range(..=address).next_back();

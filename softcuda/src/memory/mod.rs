@@ -32,8 +32,9 @@ use crate::machine::{Context, Executed, Flow};
 use shadow::Kind;
 
 pub use access::{
-    Located, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read, global_write,
-    read_generic, shared_read, shared_read_async, shared_write, shared_write_async,
+    Located, Rows, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read,
+    global_read_lanes, global_write, read_generic, shared_read, shared_read_async,
+    shared_read_lanes, shared_write, shared_write_async, shared_write_lanes,
 };
 pub use address::Address;
 pub use atomic::{Atomic, Operation, reduce};
