@@ -3,10 +3,10 @@
 use std::sync::MutexGuard;
 
 use super::access::{aligned, outside};
-use super::device::Device;
+use super::device::{Device, View};
 use super::grid::{Blocks, Grid};
 use super::page::{Known, PAGE_BYTES, SECTOR, Words, spans};
-use super::shadow::{Conflict, Happened, Kind, PLACES, Touch, groups};
+use super::shadow::{Conflict, Happened, Here, Kind, Touch, consecutive, groups};
 use crate::fault::{Check, Fault, Party};
 use crate::ir::{LANES, Mask};
 use crate::machine::Context;
@@ -118,10 +118,10 @@ impl<'a> Toucher<'a> {
     ) -> Result<(), Fault> {
         let Some((grid, touch)) = self.checked(write) else { return Ok(()) };
         let (_, cells) = held.known.parts(grid.id);
-        let at = [self.place(lane); PLACES];
+        let here = Here::alone(self.place(lane));
         let mut seen = self.seen();
         for (sector, mask) in spans(offset, bytes) {
-            let done = cells[sector].touch(&touch, mask, &at, &mut seen, || changes);
+            let done = cells[sector].touch(&touch, mask, &here, &mut seen, || changes);
             done.map_err(|conflict| self.race(conflict, held.page, sector))?;
         }
         Ok(())
@@ -150,7 +150,7 @@ impl<'a> Toucher<'a> {
             }
             let Some((_, touch)) = &checked else { return Ok(()) };
             let cell = &mut cells[group.cell];
-            let done = cell.touch(touch, group.bytes, &group.at, &mut seen, || false);
+            let done = cell.touch(touch, group.bytes, &group.here, &mut seen, || false);
             done.map_err(|conflict| self.race(conflict, page, group.cell))
         })?;
         lanes(mask).for_each(|lane| give(lane, held.words, offsets[lane] as usize));
@@ -176,7 +176,7 @@ impl<'a> Toucher<'a> {
                 let same = |lane: usize| words.holds(offsets[lane] as usize, take(lane));
                 let changes = || !written || !lanes(group.lanes).all(same);
                 let cell = &mut cells[group.cell];
-                let done = cell.touch(touch, group.bytes, &group.at, &mut seen, changes);
+                let done = cell.touch(touch, group.bytes, &group.here, &mut seen, changes);
                 done.map_err(|conflict| self.race(conflict, page, group.cell))?;
             }
             initialised[group.cell] |= group.bytes;
@@ -196,6 +196,13 @@ impl<'a> Toucher<'a> {
     ) -> Result<(), Fault> {
         let view = self.device.view();
         let offsets = addresses.map(|address| address as u32 % PAGE_BYTES as u32);
+        let (first, last) = (addresses[0], addresses[LANES - 1]);
+        let together = consecutive(&offsets, mask, bytes)
+            && last.wrapping_sub(first) == ((LANES - 1) * bytes) as u64
+            && first & (bytes as u64 - 1) == 0;
+        if together && page_of(first) == page_of(last) {
+            return self.in_page(&view, addresses, mask, bytes, &offsets, &mut act);
+        }
         let crooked = mask & lanes_where(|lane| offsets[lane] as usize & (bytes - 1) != 0);
         if crooked != 0 {
             let lane = crooked.trailing_zeros() as usize;
@@ -205,27 +212,39 @@ impl<'a> Toucher<'a> {
         while rest != 0 {
             let first = rest.trailing_zeros() as usize;
             let page = page_of(addresses[first]);
-            let Some(found) = view.find(addresses[first]) else {
-                return Err(outside(&view, first, addresses[first], bytes));
-            };
             let here = rest & lanes_where(|lane| page_of(addresses[lane]) == page);
-            if page < found.begin || page + PAGE_BYTES as u64 > found.end() {
-                let out = |lane: usize| {
-                    addresses[lane] < found.begin || addresses[lane] + bytes as u64 > found.end()
-                };
-                let out = here & lanes_where(out);
-                if out != 0 {
-                    let lane = out.trailing_zeros() as usize;
-                    return Err(outside(&view, lane, addresses[lane], bytes));
-                }
-            }
-            let (of_page, words) = found.page(addresses[first]);
-            let mut known = of_page.lock();
-            let mut held = Held { known: &mut known, words, page };
-            act(self, &mut held, &offsets, here)?;
+            self.in_page(&view, addresses, here, bytes, &offsets, &mut act)?;
             rest &= !here;
         }
         Ok(())
+    }
+
+    /// Has something done for lanes that address one page.
+    fn in_page(
+        &self,
+        view: &View<'_>,
+        addresses: &[u64; LANES],
+        mask: Mask,
+        bytes: usize,
+        offsets: &[u32; LANES],
+        act: &mut impl FnMut(&Self, &mut Held<'_>, &[u32; LANES], Mask) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let first = mask.trailing_zeros() as usize;
+        let page = page_of(addresses[first]);
+        let Some(found) = view.find(addresses[first]) else {
+            return Err(outside(view, first, addresses[first], bytes));
+        };
+        if page < found.begin || page + PAGE_BYTES as u64 > found.end() {
+            let out = |&lane: &usize| {
+                addresses[lane] < found.begin || addresses[lane] + bytes as u64 > found.end()
+            };
+            if let Some(lane) = lanes(mask).find(out) {
+                return Err(outside(view, lane, addresses[lane], bytes));
+            }
+        }
+        let (of_page, words) = found.page(addresses[first]);
+        let mut known = of_page.lock();
+        act(self, &mut Held { known: &mut known, words, page }, offsets, mask)
     }
 
     /// The launch, if its accesses are to be checked against each other, and this access.
@@ -291,10 +310,6 @@ impl Happened for Seen<'_> {
 
     /// Which threads they are doesn't matter inside a block.
     const WHO: u32 = 0;
-
-    fn several(_: u32) -> u32 {
-        0
-    }
 
     fn merge(_: u32, later: u32, _: bool) -> Option<u32> {
         Some(later)

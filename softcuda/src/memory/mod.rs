@@ -44,7 +44,9 @@ pub use lower::{forget_unread, lower};
 pub use order::{Clock, Order};
 pub use shared::Shared;
 pub use traffic::{global as count_global, shared as count_shared};
-pub use transfer::{Load, Store, Target};
+pub use transfer::{
+    Buffer, Load, Store, Target, global_read_lanes, shared_read_lanes, shared_write_lanes,
+};
 
 /// Local memory of a lane, as on hardware.
 pub const LOCAL_BYTES: u32 = 512 << 10;

@@ -111,6 +111,10 @@ pub struct Order {
     warps: usize,
     /// By unit: the interval up to which every warp has seen it, as last computed.
     floor: Vec<u32>,
+    /// By unit: how many things had been ordered then.
+    computed: Vec<u64>,
+    /// How often anything was ordered.
+    ordered: u64,
     /// What strong stores left for those who load them, by word.
     words: HashMap<u64, Clock>,
     /// The launch's state in global memory, once looked up.
@@ -123,6 +127,8 @@ impl Order {
             units: Vec::with_capacity(units),
             warps: units,
             floor: Vec::new(),
+            computed: Vec::new(),
+            ordered: 1,
             words: HashMap::new(),
             grid: None,
         };
@@ -137,6 +143,7 @@ impl Order {
         let unit = self.units.len();
         self.units.push(Unit { now: 1, owner: unit as u32, ..Unit::default() });
         self.floor.push(0);
+        self.computed.push(0);
         unit
     }
 
@@ -165,6 +172,7 @@ impl Order {
 
     /// The same for some lanes of a warp: what other lanes of it released is ordered before these only.
     pub fn acquire_lanes(&mut self, unit: usize, mask: Mask, clock: &Clock) {
+        self.ordered += 1;
         let this = &mut self.units[unit];
         this.clock.join(clock);
         let own = at(&clock.seen, unit);
@@ -175,6 +183,7 @@ impl Order {
 
     /// Orders the lanes of a mask among each other: `bar.warp.sync`.
     pub fn warp_sync(&mut self, unit: usize, mask: Mask) {
+        self.ordered += 1;
         let this = &mut self.units[unit];
         this.lanes.meet(mask, this.now);
         this.now += 1;
@@ -250,9 +259,10 @@ impl Order {
 
     /// True if every lane of every warp has seen an interval of a unit: it can't race any more.
     pub(super) fn settled(&mut self, unit: usize, interval: u32) -> bool {
-        if self.floor[unit] >= interval {
-            return true;
+        if self.floor[unit] >= interval || self.computed[unit] == self.ordered {
+            return self.floor[unit] >= interval;
         }
+        self.computed[unit] = self.ordered;
         let warps = &self.units[..self.warps];
         let seen = warps.iter().enumerate().map(|(warp, state)| match warp == unit {
             true => state.lanes.all,

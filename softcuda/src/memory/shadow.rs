@@ -38,6 +38,21 @@ pub struct Mark {
 /// By eighth of a cell: thread and instruction, packed as the [`Happened`] at hand likes.
 pub type Places = [u32; PLACES];
 
+/// The places of an access.
+#[derive(Debug, Clone, Copy)]
+pub struct Here {
+    pub at: Places,
+    /// True if at some place there were several threads.
+    several: bool,
+}
+
+impl Here {
+    /// One thread, wherever it touches the cell.
+    pub fn alone(place: u32) -> Self {
+        Self { at: [place; PLACES], several: false }
+    }
+}
+
 /// An access about to happen: by whom, when, how.
 #[derive(Debug, Clone, Copy)]
 pub struct Touch {
@@ -57,8 +72,6 @@ pub trait Happened {
     fn settled(&mut self, who: u32, interval: u32) -> bool;
     /// Which bits of a place say who was there; no bit if it doesn't matter.
     const WHO: u32;
-    /// Some of these bits if several threads were at a place.
-    fn several(place: u32) -> u32;
     /// Two places of one party in one eighth, made one; `same` if they touched the same bytes of it.
     /// `None` if they must be told apart.
     fn merge(earlier: u32, later: u32, same: bool) -> Option<u32>;
@@ -101,6 +114,11 @@ const fn part<const BYTES: usize>(eighth: usize) -> u32 {
     ((1 << width) - 1) << (eighth * width)
 }
 
+/// All bytes of a cell.
+const fn whole<const BYTES: usize>() -> u32 {
+    u32::MAX >> (32 - BYTES)
+}
+
 /// All bytes of the eighths that hold one of these.
 const fn spread<const BYTES: usize>(bytes: u32) -> u32 {
     match BYTES / PLACES {
@@ -124,61 +142,80 @@ impl Mark {
 
     /// True if in these bytes mark and access are the same thread's: what nearly all are that nothing
     /// else orders.
-    fn own<const BYTES: usize, H: Happened>(&self, common: u32, at: &Places) -> bool {
-        let mut apart = 0;
-        for (n, (&place, &here)) in self.at.iter().zip(at).enumerate() {
-            let differs = place ^ here | H::several(here);
-            apart |= if common & part::<BYTES>(n) != 0 { differs } else { 0 };
-        }
-        apart & H::WHO == 0
+    #[inline]
+    fn own<const BYTES: usize, H: Happened>(&self, common: u32, here: &Here) -> bool {
+        let differs = |n: usize| self.at[n] ^ here.at[n];
+        let all = (0..PLACES).fold(0, |apart, n| apart | differs(n));
+        let apart = match all & H::WHO {
+            0 => 0,
+            _ => (0..PLACES)
+                .filter(|&n| common & part::<BYTES>(n) != 0)
+                .fold(0, |apart, n| apart | differs(n)),
+        };
+        H::WHO == 0 || apart & H::WHO == 0 && !here.several
     }
 
     /// An eighth in which an access races with this mark: of the first lane concerned.
-    #[inline]
+    #[inline(always)]
     fn races<const BYTES: usize, H: Happened>(
         &self,
         touch: &Touch,
         bytes: u32,
-        at: &Places,
+        here: &Here,
         order: &H,
     ) -> Option<usize> {
-        let common = self.bytes & bytes;
-        if common == 0
-            || self.both_strong(touch)
+        match self.bytes & bytes {
+            0 => None,
+            common => self.first_race::<BYTES, H>(touch, common, here, order),
+        }
+    }
+
+    fn first_race<const BYTES: usize, H: Happened>(
+        &self,
+        touch: &Touch,
+        common: u32,
+        here: &Here,
+        order: &H,
+    ) -> Option<usize> {
+        if self.both_strong(touch)
             || order.all_before(self.who, self.interval)
-            || self.who == touch.who && self.own::<BYTES, H>(common, at)
+            || self.who == touch.who && self.own::<BYTES, H>(common, here)
         {
             return None;
         }
         let racing = (0..PLACES).filter(|&n| {
             common & part::<BYTES>(n) != 0
-                && !order.before(self.who, self.interval, self.at[n], at[n])
+                && !order.before(self.who, self.interval, self.at[n], here.at[n])
         });
-        racing.min_by_key(|&n| at[n] % LANES as u32)
+        racing.min_by_key(|&n| here.at[n] % LANES as u32)
     }
 
     /// Takes an access into the mark; false if it must have one of its own.
     #[inline]
-    fn add<const BYTES: usize, H: Happened>(&mut self, bytes: u32, at: &Places) -> bool {
+    fn add<const BYTES: usize, H: Happened>(&mut self, bytes: u32, here: &Here) -> bool {
         let common = spread::<BYTES>(self.bytes) & spread::<BYTES>(bytes);
-        if !self.own::<BYTES, H>(common, at) {
-            return self.merge::<BYTES, H>(bytes, at);
+        if !self.own::<BYTES, H>(common, here) {
+            return self.merge::<BYTES, H>(bytes, here);
         }
-        for (n, (place, &here)) in self.at.iter_mut().zip(at).enumerate() {
-            *place = if bytes & part::<BYTES>(n) != 0 { here } else { *place };
+        if bytes == whole::<BYTES>() {
+            self.at = here.at;
+        } else {
+            for (n, (place, &here)) in self.at.iter_mut().zip(&here.at).enumerate() {
+                *place = if bytes & part::<BYTES>(n) != 0 { here } else { *place };
+            }
         }
         self.bytes |= bytes;
         true
     }
 
-    fn merge<const BYTES: usize, H: Happened>(&mut self, bytes: u32, at: &Places) -> bool {
+    fn merge<const BYTES: usize, H: Happened>(&mut self, bytes: u32, here: &Here) -> bool {
         let mut merged = self.at;
         for n in 0..PLACES {
             let (old, new) = (self.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
             merged[n] = match (old, new) {
                 (_, 0) => self.at[n],
-                (0, _) => at[n],
-                _ => match H::merge(self.at[n], at[n], old == new) {
+                (0, _) => here.at[n],
+                _ => match H::merge(self.at[n], here.at[n], old == new) {
                     Some(place) => place,
                     None => return false,
                 },
@@ -195,15 +232,15 @@ impl Mark {
         &self,
         touch: &Touch,
         bytes: u32,
-        at: &Places,
+        here: &Here,
         order: &mut H,
     ) -> bool {
         let plain = Touch { kind: Kind::Plain, ..*touch };
         self.bytes == 0
-            || order.settled(self.who, self.interval)
             || self.bytes & !bytes == 0
                 && self.kind >= touch.kind
-                && self.races::<BYTES, H>(&plain, self.bytes, at, order).is_none()
+                && self.races::<BYTES, H>(&plain, self.bytes, here, order).is_none()
+            || order.settled(self.who, self.interval)
     }
 }
 
@@ -213,28 +250,41 @@ impl<const BYTES: usize> Cell<BYTES> {
     /// # Errors
     ///
     /// The earlier access that races with it.
+    #[inline]
     pub fn touch<H: Happened>(
         &mut self,
         touch: &Touch,
         bytes: u32,
-        at: &Places,
+        here: &Here,
         order: &mut H,
         changes: impl FnOnce() -> bool,
     ) -> Result<(), Conflict> {
-        if let Some(conflict) = self.conflict(touch, bytes, at, true, order)
-            && (!touch.write || changes())
+        let ordered = |mark: &Mark| mark.races::<BYTES, H>(touch, bytes, here, order).is_none();
+        if !touch.write
+            && self.more.is_none()
+            && ordered(&self.write)
+            && self.read.is(touch)
+            && self.read.add::<BYTES, H>(bytes, here)
         {
-            return Err(conflict);
+            // What nearly all are: another read like the last one.
+            return Ok(());
         }
+        let after_writes = match self.conflict(touch, bytes, here, true, order) {
+            None => true,
+            Some(_) if touch.write && !changes() => false,
+            Some(conflict) => return Err(conflict),
+        };
         if touch.write {
-            if let Some(conflict) = self.conflict(touch, bytes, at, false, order) {
+            if let Some(conflict) = self.conflict(touch, bytes, here, false, order) {
                 return Err(conflict);
             }
-            self.supersede(touch, bytes, at, order);
+            if touch.kind == Kind::Plain {
+                self.supersede(touch, bytes, after_writes);
+            }
         }
         let mark = if touch.write { &mut self.write } else { &mut self.read };
-        if !(mark.is(touch) && mark.add::<BYTES, H>(bytes, at)) {
-            self.remember(touch, bytes, at, order);
+        if !(mark.is(touch) && mark.add::<BYTES, H>(bytes, here)) {
+            self.remember(touch, bytes, here, order);
         }
         Ok(())
     }
@@ -243,7 +293,7 @@ impl<const BYTES: usize> Cell<BYTES> {
     pub fn find_write(
         &self,
         bytes: u32,
-        at: &Places,
+        here: &Here,
         test: impl Fn(u32, u32) -> bool,
     ) -> Option<Conflict> {
         let more = self.more.iter().flat_map(|more| &more.writes);
@@ -252,21 +302,27 @@ impl<const BYTES: usize> Cell<BYTES> {
             .find(|mark| mark.bytes & bytes != 0 && test(mark.who, mark.interval))?;
         let byte = (found.bytes & bytes).trailing_zeros();
         let n = eighth::<BYTES>(byte);
-        Some(Conflict { who: found.who, place: found.at[n], wrote: true, here: at[n], byte })
+        Some(Conflict { who: found.who, place: found.at[n], wrote: true, here: here.at[n], byte })
     }
 
     fn conflict<H: Happened>(
         &self,
         touch: &Touch,
         bytes: u32,
-        at: &Places,
+        here: &Here,
         writes: bool,
         order: &H,
     ) -> Option<Conflict> {
         let test = |mark: &Mark| {
-            let n = mark.races::<BYTES, H>(touch, bytes, at, order)?;
+            let n = mark.races::<BYTES, H>(touch, bytes, here, order)?;
             let byte = (mark.bytes & bytes & part::<BYTES>(n)).trailing_zeros();
-            Some(Conflict { who: mark.who, place: mark.at[n], wrote: writes, here: at[n], byte })
+            Some(Conflict {
+                who: mark.who,
+                place: mark.at[n],
+                wrote: writes,
+                here: here.at[n],
+                byte,
+            })
         };
         let (first, more) = match (&self.more, writes) {
             (None, true) => (&self.write, &[][..]),
@@ -277,45 +333,49 @@ impl<const BYTES: usize> Cell<BYTES> {
         test(first).or_else(|| more.iter().find_map(test))
     }
 
-    /// A plain write takes the place of all accesses ordered before it.
-    fn supersede<H: Happened>(&mut self, touch: &Touch, bytes: u32, at: &Places, order: &H) {
-        if touch.kind != Kind::Plain {
-            return;
-        }
-        let drop = |mark: &mut Mark| {
-            if mark.bytes & bytes != 0 && mark.races::<BYTES, H>(touch, bytes, at, order).is_none()
-            {
-                mark.bytes &= !bytes;
-            }
-        };
-        drop(&mut self.read);
-        if !self.write.is(touch) {
-            drop(&mut self.write);
-        }
+    /// A plain write takes the place of all accesses before it: the reads and, but for one that raced
+    /// harmlessly, the writes.
+    fn supersede(&mut self, touch: &Touch, bytes: u32, writes: bool) {
+        self.read.bytes &= !bytes;
         if let Some(more) = &mut self.more {
-            more.reads.iter_mut().chain(&mut more.writes).for_each(drop);
+            more.reads.iter_mut().for_each(|mark| mark.bytes &= !bytes);
+        }
+        if writes {
+            if !self.write.is(touch) {
+                self.write.bytes &= !bytes;
+            }
+            if let Some(more) = &mut self.more {
+                more.writes.iter_mut().for_each(|mark| mark.bytes &= !bytes);
+            }
         }
     }
 
-    fn remember<H: Happened>(&mut self, touch: &Touch, bytes: u32, at: &Places, order: &mut H) {
-        let first = if touch.write { &mut self.write } else { &mut self.read };
+    fn remember<H: Happened>(&mut self, touch: &Touch, bytes: u32, here: &Here, order: &mut H) {
         let Touch { who, interval, kind, .. } = *touch;
-        let mark = Mark { who, interval, bytes, kind, at: *at };
-        if first.replaced::<BYTES, H>(touch, bytes, at, order) {
-            *first = mark;
-            if let Some(more) = &mut self.more {
-                let list = if touch.write { &mut more.writes } else { &mut more.reads };
-                list.retain(|mark| mark.bytes != 0 && !order.settled(mark.who, mark.interval));
+        let mark = Mark { who, interval, bytes, kind, at: here.at };
+        let (first, list) = match (touch.write, &mut self.more) {
+            (true, Some(more)) => (&mut self.write, Some(&mut more.writes)),
+            (false, Some(more)) => (&mut self.read, Some(&mut more.reads)),
+            (true, None) => (&mut self.write, None),
+            (false, None) => (&mut self.read, None),
+        };
+        // A party keeps its place, so that those who come in every interval find theirs at once.
+        for own in std::iter::once(&mut *first).chain(list.into_iter().flatten()) {
+            if own.is(touch) && own.add::<BYTES, H>(bytes, here) {
+                return;
             }
+            if own.who == who && own.replaced::<BYTES, H>(touch, bytes, here, order) {
+                *own = mark;
+                return;
+            }
+        }
+        if first.replaced::<BYTES, H>(touch, bytes, here, order) {
+            *first = mark;
             return;
         }
         let more = self.more.get_or_insert_default();
         let list = if touch.write { &mut more.writes } else { &mut more.reads };
-        let mut own = list.iter_mut().filter(|mark| mark.is(touch));
-        if own.any(|own| own.add::<BYTES, H>(bytes, at)) {
-            return;
-        }
-        list.retain(|mark| !mark.replaced::<BYTES, H>(touch, bytes, at, order));
+        list.retain(|mark| !mark.replaced::<BYTES, H>(touch, bytes, here, order));
         list.push(mark);
     }
 }
@@ -326,7 +386,7 @@ pub struct Group {
     pub cell: usize,
     /// One bit per byte of the cell.
     pub bytes: u32,
-    pub at: Places,
+    pub here: Here,
     pub lanes: Mask,
 }
 
@@ -348,7 +408,8 @@ pub fn groups<const BYTES: usize, H: Happened, E>(
     }
     let all = u32::MAX >> (32 - width);
     let eighths = width.div_ceil(BYTES / PLACES);
-    let mut group = Group { cell: usize::MAX, bytes: 0, at: [0; PLACES], lanes: 0 };
+    let empty = Here { at: [0; PLACES], several: false };
+    let mut group = Group { cell: usize::MAX, bytes: 0, here: empty, lanes: 0 };
     for lane in lanes(mask) {
         let offset = offsets[lane] as usize;
         let (cell, from) = (offset / BYTES, offset % BYTES);
@@ -358,8 +419,10 @@ pub fn groups<const BYTES: usize, H: Happened, E>(
         if joins {
             for n in first..first + eighths {
                 let (old, new) = (group.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
-                match if old == 0 { Some(here) } else { H::merge(group.at[n], here, old == new) } {
-                    Some(place) => group.at[n] = place,
+                let at = &mut group.here.at[n];
+                group.here.several |= old != 0;
+                match if old == 0 { Some(here) } else { H::merge(*at, here, old == new) } {
+                    Some(place) => *at = place,
                     None => joins = false,
                 }
             }
@@ -368,8 +431,8 @@ pub fn groups<const BYTES: usize, H: Happened, E>(
             if group.lanes != 0 {
                 act(&group)?;
             }
-            group = Group { cell, bytes: 0, at: [0; PLACES], lanes: 0 };
-            group.at[first..first + eighths].fill(here);
+            group = Group { cell, bytes: 0, here: empty, lanes: 0 };
+            group.here.at[first..first + eighths].fill(here);
         }
         group.bytes |= bytes;
         group.lanes |= 1 << lane;
@@ -395,12 +458,13 @@ fn in_order<const BYTES: usize, E>(
 ) -> Result<(), E> {
     let lanes = BYTES / width;
     let each = PLACES / lanes;
-    let bytes = u32::MAX >> (32 - BYTES);
+    let bytes = whole::<BYTES>();
     for cell in 0..LANES / lanes {
         let from = cell * lanes;
         let at = std::array::from_fn(|n| place(from + n / each));
         let lanes = (Mask::MAX >> (LANES - lanes)) << from;
-        act(&Group { cell: first + cell, bytes, at, lanes })?;
+        let here = Here { at, several: false };
+        act(&Group { cell: first + cell, bytes, here, lanes })?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use super::access::aligned;
 use super::order::Order;
-use super::shadow::{Cell, Conflict, Happened, Kind, PLACES, Places, Touch, consecutive, groups};
+use super::shadow::{Cell, Conflict, Happened, Here, Kind, Touch, consecutive, groups};
+use super::transfer::Buffer;
 use crate::fault::{Check, Fault, Party};
 use crate::ir::{LANES, Mask};
 use crate::registers::lanes;
@@ -123,10 +124,6 @@ impl Happened for Actor<'_> {
 
     const WHO: u32 = LANE << 5 | LANE;
 
-    fn several(place: u32) -> u32 {
-        (place ^ place >> 5) & LANE
-    }
-
     fn merge(earlier: u32, later: u32, same: bool) -> Option<u32> {
         let (one, other) = (first(earlier), second(later));
         if one == second(earlier) && one == first(later) && one == other {
@@ -226,10 +223,10 @@ impl Shared {
         actor: &mut Actor<'_>,
     ) -> Result<(), Refusal> {
         self.inside(addr, into.len())?;
-        let (touch, at) = (actor.touch(false), [place(actor.pc, lane); PLACES]);
+        let (touch, here) = (actor.touch(false), Here::alone(place(actor.pc, lane)));
         for (granule, mask) in spans(addr, into.len()) {
             self.written(granule, mask)?;
-            self.touched.check(granule, mask, &touch, &at, actor, || true)?;
+            self.touched.check(granule, mask, &touch, &here, actor, || true)?;
         }
         copy(into, &self.bytes[addr as usize..addr as usize + into.len()]);
         Ok(())
@@ -244,12 +241,12 @@ impl Shared {
         actor: &mut Actor<'_>,
     ) -> Result<(), Refusal> {
         self.inside(addr, bytes.len())?;
-        let (touch, at) = (actor.touch(true), [place(actor.pc, lane); PLACES]);
+        let (touch, here) = (actor.touch(true), Here::alone(place(actor.pc, lane)));
         let range = addr as usize..addr as usize + bytes.len();
         let differs = self.bytes[range.clone()] != *bytes;
         for (granule, mask) in spans(addr, bytes.len()) {
             let changes = differs || mask & !self.initialised[granule] != 0;
-            self.touched.check(granule, mask, &touch, &at, actor, || changes)?;
+            self.touched.check(granule, mask, &touch, &here, actor, || changes)?;
             self.initialised[granule] |= mask;
         }
         copy(&mut self.bytes[range], bytes);
@@ -271,10 +268,10 @@ impl Shared {
         let new = next(old);
         let new = &new[..old.len()];
         let changes = new != old;
-        let (touch, at) = (actor.touch(changes), [place(actor.pc, lane); PLACES]);
+        let (touch, here) = (actor.touch(changes), Here::alone(place(actor.pc, lane)));
         for (granule, mask) in spans(addr, old.len()) {
             self.written(granule, mask)?;
-            self.touched.check(granule, mask, &touch, &at, actor, || changes)?;
+            self.touched.check(granule, mask, &touch, &here, actor, || changes)?;
         }
         self.bytes[range].copy_from_slice(new);
         Ok(changes)
@@ -287,7 +284,7 @@ impl Shared {
         mask: Mask,
         width: usize,
         actor: &mut Actor<'_>,
-        mut give: impl FnMut(usize, &[u8]),
+        buffer: &mut Buffer,
     ) -> Result<(), Refusal> {
         self.lanes_inside(addrs, mask, width)?;
         let (touch, pc) = (actor.touch(false), actor.pc);
@@ -299,12 +296,28 @@ impl Shared {
                 let lane = lanes(group.lanes).find(at);
                 fault.lane(lane.unwrap_or(0))
             })?;
-            self.touched.check(group.cell, group.bytes as u16, &touch, &group.at, actor, || true)
+            self.touched.check(group.cell, group.bytes as u16, &touch, &group.here, actor, || true)
         })?;
-        for lane in lanes(mask) {
-            give(lane, &self.bytes[addrs[lane] as usize..][..width]);
+        match width {
+            4 => self.gather::<4>(addrs, mask, buffer),
+            8 => self.gather::<8>(addrs, mask, buffer),
+            16 => self.gather::<16>(addrs, mask, buffer),
+            _ => {
+                for lane in lanes(mask) {
+                    let from = &self.bytes[addrs[lane] as usize..][..width];
+                    buffer[lane][..width].copy_from_slice(from);
+                }
+            }
         }
         Ok(())
+    }
+
+    fn gather<const N: usize>(&self, addrs: &[u32; LANES], mask: Mask, buffer: &mut Buffer) {
+        for (lane, (row, &addr)) in buffer.iter_mut().zip(addrs).enumerate() {
+            if mask >> lane & 1 == 1 {
+                chunk::<N>(row, &self.bytes[addr as usize..]);
+            }
+        }
     }
 
     /// Writes `width` bytes, at most a granule, for each lane of a mask.
@@ -324,7 +337,7 @@ impl Shared {
             let written = group.bytes as u16 & !initialised[group.cell] == 0;
             let same = |lane: usize| take(lane) == &bytes[addrs[lane] as usize..][..width];
             let changes = || !written || !lanes(group.lanes).all(same);
-            touched.check(group.cell, group.bytes as u16, &touch, &group.at, actor, changes)?;
+            touched.check(group.cell, group.bytes as u16, &touch, &group.here, actor, changes)?;
             initialised[group.cell] |= group.bytes as u16;
             for lane in lanes(group.lanes) {
                 copy(&mut bytes[addrs[lane] as usize..][..width], take(lane));
@@ -371,7 +384,7 @@ impl Touched {
         granule: usize,
         mask: u16,
         touch: &Touch,
-        at: &Places,
+        here: &Here,
         actor: &mut Actor<'_>,
         changes: impl FnOnce() -> bool,
     ) -> Result<(), Refusal> {
@@ -381,7 +394,7 @@ impl Touched {
         let bytes = u32::from(mask);
         if actor.unit != actor.warp {
             let Actor { order, warp, .. } = &*actor;
-            let unfenced = cell.find_write(bytes, at, |who, interval| {
+            let unfenced = cell.find_write(bytes, here, |who, interval| {
                 let who = who as usize;
                 !order.asynchronous(who)
                     && (who == *warp || order.seen(*warp, who, interval))
@@ -391,12 +404,13 @@ impl Touched {
                 return Err(Refusal::Conflict(Check::MissingFence, conflict, granule));
             }
         }
-        let checked = cell.touch(touch, bytes, at, actor, changes);
+        let checked = cell.touch(touch, bytes, here, actor, changes);
         checked.map_err(|conflict| Refusal::Conflict(Check::SharedRace, conflict, granule))
     }
 }
 
 /// The granules of a range, each with a bit per byte.
+#[inline]
 fn spans(addr: u32, bytes: usize) -> impl Iterator<Item = (usize, u16)> {
     let (from, end) = (addr as usize, addr as usize + bytes);
     (from / GRANULE..end.div_ceil(GRANULE)).map(move |granule| {

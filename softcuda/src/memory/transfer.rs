@@ -2,7 +2,7 @@
 
 use super::access::{self, Located, generic};
 use super::global::Toucher;
-use super::shared::copy;
+use super::shadow::Kind;
 use super::{Memory, traffic};
 use crate::fault::{Check, Fault};
 use crate::ir::{
@@ -50,7 +50,10 @@ pub fn addresses(ctx: &Context<'_>, memory: &Memory, mask: Mask) -> Result<[u64;
         return Ok(base.map(|base| base.wrapping_add_signed(offset)));
     }
     let base = regs.read32(memory.addr.base, place);
-    let sums = base.map(|base| i64::from(base).wrapping_add(offset) as u64);
+    let sums = base.map(|base| u64::from(base).wrapping_add_signed(offset));
+    if sums.iter().fold(0, |all, sum| all | sum) <= u64::from(u32::MAX) {
+        return Ok(sums);
+    }
     match lanes(mask).find(|&lane| sums[lane] > u64::from(u32::MAX)) {
         None => Ok(sums),
         Some(lane) => {
@@ -143,6 +146,65 @@ fn for_blocks(
     Ok(())
 }
 
+/// Reads `width` bytes, at most 16, of shared memory of a block for each lane: one address a lane, all checked as
+/// plain accesses.
+///
+/// # Errors
+///
+/// What the checks find.
+pub fn shared_read_lanes(
+    ctx: &mut Context<'_>,
+    rank: usize,
+    addrs: &[u32; LANES],
+    mask: Mask,
+    width: usize,
+    buffer: &mut Buffer,
+) -> Result<(), Fault> {
+    let unit = ctx.unit();
+    access::with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
+        shared.read_lanes(addrs, mask, width, by, buffer)
+    })
+}
+
+/// The same for writing.
+///
+/// # Errors
+///
+/// What the checks find.
+pub fn shared_write_lanes(
+    ctx: &mut Context<'_>,
+    rank: usize,
+    addrs: &[u32; LANES],
+    mask: Mask,
+    width: usize,
+    buffer: &Buffer,
+) -> Result<(), Fault> {
+    let unit = ctx.unit();
+    ctx.cluster.changes += 1;
+    access::with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
+        shared.write_lanes(addrs, mask, width, by, |lane| &buffer[lane][..width])
+    })
+}
+
+/// Reads `width` bytes, at most 32, of global memory for each lane.
+///
+/// # Errors
+///
+/// What the checks find.
+pub fn global_read_lanes(
+    ctx: &mut Context<'_>,
+    addresses: &[u64; LANES],
+    mask: Mask,
+    width: usize,
+    buffer: &mut Buffer,
+) -> Result<(), Fault> {
+    Toucher::new(ctx, Kind::Plain).each(addresses, mask, width, |toucher, held, offsets, mask| {
+        toucher.read_lanes(held, offsets, mask, width, |lane, words, offset| {
+            words.read(offset, &mut buffer[lane][..width]);
+        })
+    })
+}
+
 pub fn load(op: &Load, ctx: &mut Context<'_>, mask: Mask) -> Executed {
     let addresses = addresses(ctx, &op.from, mask)?;
     let bytes = op.width * op.elements.len();
@@ -196,9 +258,7 @@ fn read(
             for_blocks(ctx, from.space, addresses, mask, bytes, |ctx, rank, addrs, mask| {
                 let unit = ctx.unit();
                 access::with_block(ctx, unit, rank, kind, |shared, by| {
-                    shared.read_lanes(addrs, mask, bytes, by, |lane, found| {
-                        copy(&mut buffer[lane][..bytes], found);
-                    })
+                    shared.read_lanes(addrs, mask, bytes, by, buffer)
                 })
             })?;
             if strong {
