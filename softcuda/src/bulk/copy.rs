@@ -10,7 +10,7 @@ use crate::ir::{Addr, LANES, Mask, PredSrc, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::machine::Context;
 use crate::memory::{
-    count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
+    WIDEST, count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
 };
 use crate::ptx::ast::{Instruction, Operand};
 use crate::registers::lanes;
@@ -92,7 +92,7 @@ impl Copy {
         let ignored = self.ignore.map_or(0, |ignore| ctx.warp.regs.predicate(ignore));
         lanes(ignored).for_each(|lane| sizes[lane] = 0);
         let (to, from) = self.places(ctx, mask, (&to, &from), &sizes)?;
-        let mut data = [[0; 16]; LANES];
+        let mut data = [[0; WIDEST]; LANES];
         // Mostly all lanes read the same number of bytes.
         let reading = |size: u32| lanes(mask).filter(move |&lane| sizes[lane] == size);
         let mut rest = mask & !lanes_of(reading(0));
@@ -110,12 +110,13 @@ impl Copy {
             rest &= !same;
         }
         count_shared(ctx, &to.map(u64::from), mask, self.bytes as usize);
-        shared_write_lanes(ctx, &to, mask, self.bytes as usize, &data)?;
+        shared_write_lanes(ctx, ctx.rank, &to, mask, self.bytes as usize, &data)?;
         for lane in lanes(mask) {
             let by = ctx.party(lane, "started a copy of");
             ctx.block().shared.mark_pending(to[lane], self.bytes, by.clone());
             let (group, bytes) = (ctx.warp.asyncs.open[lane], self.bytes);
-            let (to, from, data, read) = (to[lane], from[lane], data[lane], sizes[lane]);
+            let (to, from, read) = (to[lane], from[lane], sizes[lane]);
+            let data = *data[lane].first_chunk().expect("no copy is longer");
             ctx.warp.asyncs.copies.push(Issued { lane, group, to, from, data, bytes, read, by });
         }
         Ok(())
@@ -176,12 +177,13 @@ pub fn wait(ctx: &mut Context<'_>, mask: Mask, allowed: u32) -> Result<(), Fault
     // Those that one instruction issued are written as it would.
     let together = |a: &Issued, b: &Issued| a.by.pc == b.by.pc && a.lane < b.lane;
     for copies in finished.chunk_by(together) {
-        let (mut to, mut data) = ([0; LANES], [[0; 16]; LANES]);
+        let (mut to, mut data) = ([0; LANES], [[0; WIDEST]; LANES]);
         for copy in copies {
-            (to[copy.lane], data[copy.lane]) = (copy.to, copy.data);
+            to[copy.lane] = copy.to;
+            data[copy.lane][..copy.data.len()].copy_from_slice(&copy.data);
         }
         let mask = lanes_of(copies.iter().map(|copy| copy.lane));
-        shared_write_lanes(ctx, &to, mask, copies[0].bytes as usize, &data)?;
+        shared_write_lanes(ctx, ctx.rank, &to, mask, copies[0].bytes as usize, &data)?;
     }
     // Those that have arrived at an mbarrier are ordered by it: they only end here, if all are waited for.
     if allowed == 0 {

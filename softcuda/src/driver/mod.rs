@@ -1,8 +1,8 @@
 //! The CUDA driver API: the functions that `libcuda.so` exports, over the machine of this crate.
 //!
 //! Only here is code unsafe: the attributes that export a function under its C name, and the use of pointers
-//! that C hands over, which is all in [`boundary`]. Objects are known to C by handles, never by address.
-//! What softcuda lacks is exported too and says so ([`unsupported`]).
+//! that C hands over, which is all in `boundary`. Objects are known to C by handles, never by address.
+//! What softcuda lacks is exported too and says so (`unsupported`).
 //!
 //! Streams do their work in the caller's thread, so a launch returns its own fault, as on hardware under
 //! `CUDA_LAUNCH_BLOCKING=1`. With `CUDA_LAUNCH_BLOCKING=0` kernels run beside the caller and faults surface

@@ -8,7 +8,7 @@ use crate::fault::{Check, Fault};
 use crate::ir::{Addr, LANES, Mask, Reg, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::Context;
-use crate::memory::{count_shared, shared_read_lanes, shared_write_lanes};
+use crate::memory::{WIDEST, count_shared, shared_read_lanes, shared_write_lanes};
 use crate::ptx::ast::{Instruction, Operand};
 
 /// Bytes of a row.
@@ -94,8 +94,8 @@ impl Load {
         let rows = self.from.rows(ctx)?;
         for (matrix, &reg) in self.regs.iter().enumerate() {
             let addrs = holders(&rows, matrix);
-            let mut bytes = [[0; ROW]; LANES];
-            shared_read_lanes(ctx, &addrs, HOLDERS, ROW, &mut bytes)
+            let mut bytes = [[0; WIDEST]; LANES];
+            shared_read_lanes(ctx, ctx.rank, &addrs, HOLDERS, ROW, &mut bytes)
                 .map_err(|fault| blame(fault, matrix))?;
             let words: [u32; LANES] = std::array::from_fn(|lane| {
                 let (words, _) = bytes[lane / 4 * 4].as_chunks::<4>();
@@ -121,13 +121,13 @@ impl Store {
         for (matrix, &src) in self.regs.iter().enumerate() {
             let words = ctx.warp.regs.read32(src, &ctx.warp.place);
             let words = if self.to.transposed { transpose(&words) } else { words };
-            let mut bytes = [[0; ROW]; LANES];
+            let mut bytes = [[0; WIDEST]; LANES];
             for (lane, word) in words.iter().enumerate() {
                 let (words, _) = bytes[lane / 4 * 4].as_chunks_mut::<4>();
                 words[lane % 4] = word.to_le_bytes();
             }
             let addrs = holders(&rows, matrix);
-            shared_write_lanes(ctx, &addrs, HOLDERS, ROW, &bytes)
+            shared_write_lanes(ctx, ctx.rank, &addrs, HOLDERS, ROW, &bytes)
                 .map_err(|fault| blame(fault, matrix))?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use super::shadow::Kind;
 use super::shared::{self, Actor, Refusal};
 use super::{Local, Shared};
 use crate::fault::{Check, Fault, Party};
-use crate::ir::{LANES, LOCAL_WINDOW, Mask, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::ir::{LANES, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::machine::{Cluster, Context};
 
 /// Shared-memory addresses of the cluster: those below this are the block's own, then follow the
@@ -107,56 +107,6 @@ pub fn shared_write_async(
     ctx.cluster.changes += 1;
     with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
         shared.write(addr, bytes, lane, actor)
-    })
-}
-
-/// What lanes read or write with one instruction, up to 16 bytes each.
-pub type Rows = [[u8; 16]; LANES];
-
-/// Reads `width` bytes of the block's own shared memory for each lane of a mask.
-pub fn shared_read_lanes(
-    ctx: &mut Context<'_>,
-    addrs: &[u32; LANES],
-    mask: Mask,
-    width: usize,
-    into: &mut Rows,
-) -> Result<(), Fault> {
-    let (unit, rank) = (ctx.unit(), ctx.rank);
-    with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
-        shared.read_lanes(addrs, mask, width, by, |lane, found| {
-            shared::copy(&mut into[lane][..width], found);
-        })
-    })
-}
-
-/// Writes `width` bytes of the block's own shared memory for each lane of a mask.
-pub fn shared_write_lanes(
-    ctx: &mut Context<'_>,
-    addrs: &[u32; LANES],
-    mask: Mask,
-    width: usize,
-    from: &Rows,
-) -> Result<(), Fault> {
-    ctx.cluster.changes += 1;
-    let (unit, rank) = (ctx.unit(), ctx.rank);
-    with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
-        shared.write_lanes(addrs, mask, width, by, |lane| &from[lane][..width])
-    })
-}
-
-/// Reads `width` bytes of global memory for each lane of a mask.
-pub fn global_read_lanes(
-    ctx: &mut Context<'_>,
-    addresses: &[u64; LANES],
-    mask: Mask,
-    width: usize,
-    into: &mut Rows,
-) -> Result<(), Fault> {
-    let toucher = Toucher::new(ctx, Kind::Plain);
-    toucher.each(addresses, mask, width, |toucher, held, offsets, mask| {
-        toucher.read_lanes(held, offsets, mask, width, |lane, words, offset| {
-            words.read(offset, &mut into[lane][..width]);
-        })
     })
 }
 

@@ -32,9 +32,8 @@ use crate::machine::{Context, Executed, Flow};
 use shadow::Kind;
 
 pub use access::{
-    Located, Rows, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read,
-    global_read_lanes, global_write, read_generic, shared_read, shared_read_async,
-    shared_read_lanes, shared_write, shared_write_async, shared_write_lanes,
+    Located, SHARED_STRIDE, cluster_address, cluster_shared, generic, global_read, global_write,
+    read_generic, shared_read, shared_read_async, shared_write, shared_write_async,
 };
 pub use address::Address;
 pub use atomic::{Atomic, Operation, reduce};
@@ -45,7 +44,7 @@ pub use order::{Clock, Order};
 pub use shared::Shared;
 pub use traffic::{global as count_global, shared as count_shared};
 pub use transfer::{
-    Buffer, Load, Store, Target, global_read_lanes, shared_read_lanes, shared_write_lanes,
+    Buffer, Load, Store, Target, WIDEST, global_read_lanes, shared_read_lanes, shared_write_lanes,
 };
 
 /// Local memory of a lane, as on hardware.

@@ -210,9 +210,9 @@ impl Mark {
 
     fn merge<const BYTES: usize, H: Happened>(&mut self, bytes: u32, here: &Here) -> bool {
         let mut merged = self.at;
-        for n in 0..PLACES {
+        for (n, place) in merged.iter_mut().enumerate() {
             let (old, new) = (self.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
-            merged[n] = match (old, new) {
+            *place = match (old, new) {
                 (_, 0) => self.at[n],
                 (0, _) => here.at[n],
                 _ => match H::merge(self.at[n], here.at[n], old == new) {
