@@ -196,11 +196,12 @@ impl<'a> Toucher<'a> {
     ) -> Result<(), Fault> {
         let view = self.device.view();
         let offsets = addresses.map(|address| address as u32 % PAGE_BYTES as u32);
-        let (first, last) = (addresses[0], addresses[LANES - 1]);
-        let together = consecutive(&offsets, mask, bytes)
-            && last.wrapping_sub(first) == ((LANES - 1) * bytes) as u64
-            && first & (bytes as u64 - 1) == 0;
-        if together && page_of(first) == page_of(last) {
+        let first = addresses[0];
+        // Lanes of different allocations may have consecutive offsets: every page counts.
+        let together = first & (bytes as u64 - 1) == 0
+            && consecutive(&offsets, mask, bytes)
+            && addresses.iter().all(|&address| page_of(address) == page_of(first));
+        if together {
             return self.in_page(&view, addresses, mask, bytes, &offsets, &mut act);
         }
         let crooked = mask & lanes_where(|lane| offsets[lane] as usize & (bytes - 1) != 0);
