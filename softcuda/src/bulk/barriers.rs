@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::copy::Issued;
+use super::copy::{self, Issued};
 use super::mbarrier::{Kind, Mbarrier};
 use super::place::{addresses, aligned, own_shared, shared};
 use crate::fault::{Check, Fault, Party};
@@ -81,8 +81,8 @@ pub enum Flight {
         bytes: u32,
         clock: Clock,
     },
-    /// `cp.async` copies of a lane of a warp, which then arrives.
-    Copies { unit: usize, copies: Vec<Issued>, clock: Clock },
+    /// `cp.async` copies of some lanes of a warp, which then arrive.
+    Copies { unit: usize, copies: Vec<Issued>, arrivals: u32, clock: Clock },
 }
 
 /// The mbarriers of a block by their address.
@@ -224,16 +224,18 @@ impl Operation {
             Action::CopiesArrive { increment } => {
                 let unit = ctx.unit();
                 let clock = ctx.cluster.order.release(unit);
-                for lane in lanes(mask) {
+                for group in groups(&at, mask) {
+                    let lane = group.trailing_zeros() as usize;
                     let addr = own_shared(ctx, self.space, lane, at[lane])?;
                     touch(ctx, ctx.rank, lane, addr)?;
-                    let copies = ctx.warp.asyncs.take(lane);
-                    let flight = Flight::Copies { unit, copies, clock: clock.clone() };
+                    let copies = copy::take(&mut ctx.warp.asyncs.copies, group);
+                    let arrivals = group.count_ones();
                     let entry = entry(ctx, ctx.rank, lane, addr)?;
                     if increment {
-                        entry.barrier.increment().map_err(|fault| fault.lane(lane))?;
+                        entry.barrier.increment(arrivals).map_err(|fault| fault.lane(lane))?;
                     }
-                    entry.flights.push(flight);
+                    let clock = clock.clone();
+                    entry.flights.push(Flight::Copies { unit, copies, arrivals, clock });
                 }
             }
             Action::Wait { .. } => unreachable!("handled above"),
@@ -272,13 +274,8 @@ impl Operation {
             Until::Parity(src) => (ctx.warp.regs.read32(src, &ctx.warp.place).map(u64::from), true),
         };
         let mut done = 0;
-        // Mostly all lanes wait at one mbarrier.
-        let mut rest = mask;
-        while rest != 0 {
-            let first = rest.trailing_zeros() as usize;
-            let group = lanes(rest).filter(|&lane| at[lane] == at[first]);
-            let group = group.fold(0, |group, lane| group | 1 << lane);
-            rest &= !group;
+        for group in groups(at, mask) {
+            let first = group.trailing_zeros() as usize;
             let addr = own_shared(ctx, self.space, first, at[first])?;
             let last = Mask::BITS - 1 - group.leading_zeros();
             touch(ctx, ctx.rank, first, addr)?;
@@ -313,6 +310,20 @@ impl Operation {
         ctx.warp.regs.write_predicate(target, mask, done);
         Ok(Flow::Next)
     }
+}
+
+/// The lanes that give one address. Mostly all do.
+fn groups(at: &[u64; LANES], mask: Mask) -> Vec<Mask> {
+    let mut groups = Vec::new();
+    let mut rest = mask;
+    while rest != 0 {
+        let first = at[rest.trailing_zeros() as usize];
+        let group = lanes(rest).filter(|&lane| at[lane] == first);
+        let group = group.fold(0, |group, lane| group | 1 << lane);
+        groups.push(group);
+        rest &= !group;
+    }
+    groups
 }
 
 fn init(ctx: &mut Context<'_>, lane: usize, addr: u32, count: u32) -> Result<(), Fault> {
@@ -374,12 +385,14 @@ fn land(ctx: &mut Context<'_>, lane: usize, addr: u32) -> Result<(), Fault> {
                 }
                 entry(ctx, ctx.rank, lane, addr)?.barrier.receive(bytes, Some(&clock))?;
             }
-            Flight::Copies { copies, clock, .. } => {
+            Flight::Copies { copies, arrivals, clock, .. } => {
                 for copy in &copies {
-                    copy.finish(ctx)?;
+                    copy.finish_all(ctx)?;
                 }
                 let barrier = &mut entry(ctx, ctx.rank, lane, addr)?.barrier;
-                barrier.arrive(1, Kind::Arrive, Some(&clock))?;
+                for _ in 0..arrivals {
+                    barrier.arrive(1, Kind::Arrive, Some(&clock))?;
+                }
             }
         }
     }
@@ -431,7 +444,7 @@ impl Mbarriers {
             if let Flight::Copies { unit: of, copies, .. } = flight
                 && *of == unit
             {
-                taken.extend(copies.extract_if(.., |copy| mask >> copy.lane & 1 == 1));
+                taken.extend(copy::take(copies, mask));
             }
         }
         taken

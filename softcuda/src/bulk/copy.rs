@@ -10,7 +10,7 @@ use crate::ir::{Addr, LANES, Mask, PredSrc, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::machine::Context;
 use crate::memory::{
-    WIDEST, count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
+    Rows, count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
 };
 use crate::ptx::ast::{Instruction, Operand};
 use crate::registers::lanes;
@@ -28,18 +28,20 @@ pub struct Copy {
     pub ignore: Option<PredSrc>,
 }
 
-/// A copy a lane has issued.
+/// Copies that an instruction has issued.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    pub lane: usize,
-    /// Number of its group among the lane's.
-    group: u32,
-    pub to: u32,
-    from: u64,
-    data: [u8; 16],
-    pub bytes: u32,
-    /// Bytes that were read.
-    read: u32,
+    /// Those not yet finished.
+    lanes: Mask,
+    /// The number of each copy's group among its lane's.
+    groups: [u32; LANES],
+    to: [u32; LANES],
+    from: [u64; LANES],
+    /// Bytes that were read, and what was found.
+    read: [u32; LANES],
+    data: Box<Rows>,
+    bytes: u32,
+    /// The first lane's part in it.
     by: Party,
 }
 
@@ -84,72 +86,65 @@ impl Copy {
 
     pub fn execute(&self, ctx: &mut Context<'_>, mask: Mask) -> Result<(), Fault> {
         let to = addresses(ctx, self.to, self.to_space);
-        let from = addresses(ctx, self.from, self.from_space);
-        let mut sizes = match self.source_bytes {
+        let mut from = addresses(ctx, self.from, self.from_space);
+        let mut read = match self.source_bytes {
             Some(src) => ctx.warp.regs.read32(src, &ctx.warp.place),
             None => [self.bytes; LANES],
         };
         let ignored = self.ignore.map_or(0, |ignore| ctx.warp.regs.predicate(ignore));
-        lanes(ignored).for_each(|lane| sizes[lane] = 0);
-        let (to, from) = self.places(ctx, mask, (&to, &from), &sizes)?;
-        let mut data = [[0; WIDEST]; LANES];
-        // Mostly all lanes read the same number of bytes.
-        let reading = |size: u32| lanes(mask).filter(move |&lane| sizes[lane] == size);
-        let mut rest = mask & !lanes_of(reading(0));
-        while rest != 0 {
-            let size = sizes[rest.trailing_zeros() as usize];
-            let same = lanes_of(reading(size));
-            count_global(ctx, &from, same, size as usize);
-            if size.is_power_of_two() {
-                global_read_lanes(ctx, &from, same, size as usize, &mut data)?;
-            } else {
-                for lane in lanes(same) {
-                    global_read(ctx, lane, from[lane], &mut data[lane][..size as usize])?;
-                }
+        let mut low = [0; LANES];
+        for lane in lanes(mask) {
+            if ignored >> lane & 1 == 1 {
+                read[lane] = 0;
             }
-            rest &= !same;
-        }
-        count_shared(ctx, &to.map(u64::from), mask, self.bytes as usize);
-        shared_write_lanes(ctx, ctx.rank, &to, mask, self.bytes as usize, &data)?;
-        for lane in lanes(mask) {
-            let by = ctx.party(lane, "started a copy of");
-            ctx.block().shared.mark_pending(to[lane], self.bytes, by.clone());
-            let (group, bytes) = (ctx.warp.asyncs.open[lane], self.bytes);
-            let (to, from, read) = (to[lane], from[lane], sizes[lane]);
-            let data = *data[lane].first_chunk().expect("no copy is longer");
-            ctx.warp.asyncs.copies.push(Issued { lane, group, to, from, data, bytes, read, by });
-        }
-        Ok(())
-    }
-
-    /// Where the lanes write in shared and read in global memory, after checking both.
-    fn places(
-        &self,
-        ctx: &Context<'_>,
-        mask: Mask,
-        (to, from): (&[u64; LANES], &[u64; LANES]),
-        sizes: &[u32; LANES],
-    ) -> Result<([u32; LANES], [u64; LANES]), Fault> {
-        let (mut targets, mut sources) = ([0; LANES], [0; LANES]);
-        let size = u64::from(self.bytes);
-        for lane in lanes(mask) {
-            if sizes[lane] > self.bytes {
-                let what = format!("copies {} of {} bytes", sizes[lane], self.bytes);
+            if read[lane] > self.bytes {
+                let what = format!("copies {} of {} bytes", read[lane], self.bytes);
                 return Err(Fault::new(Check::Trap, what).lane(lane));
             }
-            aligned(lane, to[lane], size)?;
-            targets[lane] = own_shared(ctx, self.to_space, lane, to[lane])?;
-            if sizes[lane] > 0 {
-                aligned(lane, from[lane], size)?;
-                sources[lane] = global(ctx, self.from_space, lane, from[lane])?;
+            low[lane] = own_shared(ctx, self.to_space, lane, to[lane])?;
+            if read[lane] > 0 {
+                aligned(lane, from[lane], u64::from(self.bytes))?;
+                from[lane] = global(ctx, self.from_space, lane, from[lane])?;
             }
         }
-        Ok((targets, sources))
+        let mut data = Box::new([[0; 16]; LANES]);
+        for (same, size) in sizes(&read, mask) {
+            count_global(ctx, &from, same, size);
+            if size == self.bytes as usize {
+                global_read_lanes(ctx, &from, same, size, &mut data)?;
+                continue;
+            }
+            for lane in lanes(same) {
+                global_read(ctx, lane, from[lane], &mut data[lane][..size])?;
+            }
+        }
+        count_shared(ctx, &to, mask, self.bytes as usize);
+        shared_write_lanes(ctx, &low, mask, self.bytes as usize, &data)?;
+        let by = ctx.party(0, "started a copy of");
+        for lane in lanes(mask) {
+            let by = Party { thread: by.thread + lane as u32, ..by.clone() };
+            ctx.block().shared.mark_pending(low[lane], self.bytes, by);
+        }
+        let (groups, bytes) = (ctx.warp.asyncs.open, self.bytes);
+        let issued = Issued { lanes: mask, groups, to: low, from, read, data, bytes, by };
+        ctx.warp.asyncs.copies.push(issued);
+        Ok(())
     }
 }
 
-fn lanes_of(lanes: impl Iterator<Item = usize>) -> Mask {
-    lanes.fold(0, |mask, lane| mask | 1 << lane)
+/// The lanes that read the same number of bytes, if any. Mostly all do.
+fn sizes(read: &[u32; LANES], mask: Mask) -> Vec<(Mask, usize)> {
+    let mut sizes = Vec::new();
+    let mut rest =
+        lanes(mask).filter(|&lane| read[lane] > 0).fold(0, |rest, lane| rest | 1 << lane);
+    while rest != 0 {
+        let size = read[Mask::trailing_zeros(rest) as usize];
+        let same = lanes(rest).filter(|&lane| read[lane] == size);
+        let same = same.fold(0, |same, lane| same | 1 << lane);
+        sizes.push((same, size as usize));
+        rest &= !same;
+    }
+    sizes
 }
 
 fn predicate<'a>(l: &mut Lowerer<'a>, operand: &Operand<'a>) -> bool {
@@ -166,31 +161,28 @@ pub fn commit(ctx: &mut Context<'_>, mask: Mask) {
 /// Waits until at most `allowed` of each lane's latest groups are unfinished.
 pub fn wait(ctx: &mut Context<'_>, mask: Mask, allowed: u32) -> Result<(), Fault> {
     let open = ctx.warp.asyncs.open;
-    let done = |copy: &Issued| {
-        mask >> copy.lane & 1 == 1
-            && u64::from(copy.group) + u64::from(allowed) < u64::from(open[copy.lane])
+    let done = |groups: &[u32; LANES], lane: usize| {
+        u64::from(groups[lane]) + u64::from(allowed) < u64::from(open[lane])
     };
-    let finished: Vec<Issued> = ctx.warp.asyncs.copies.extract_if(.., |copy| done(copy)).collect();
-    for copy in &finished {
-        copy.finish(ctx)?;
-    }
-    // Those that one instruction issued are written as it would.
-    let together = |a: &Issued, b: &Issued| a.by.pc == b.by.pc && a.lane < b.lane;
-    for copies in finished.chunk_by(together) {
-        let (mut to, mut data) = ([0; LANES], [[0; WIDEST]; LANES]);
-        for copy in copies {
-            to[copy.lane] = copy.to;
-            data[copy.lane][..copy.data.len()].copy_from_slice(&copy.data);
+    // Copies lie in the order of their issue, so they are finished in it.
+    let mut copies = std::mem::take(&mut ctx.warp.asyncs.copies);
+    for copy in &mut copies {
+        let finished = lanes(copy.lanes & mask).filter(|&lane| done(&copy.groups, lane));
+        let finished = finished.fold(0, |finished, lane| finished | 1 << lane);
+        if finished != 0 {
+            copy.finish(ctx, finished)?;
+            shared_write_lanes(ctx, &copy.to, finished, copy.bytes as usize, &copy.data)?;
+            copy.lanes &= !finished;
         }
-        let mask = lanes_of(copies.iter().map(|copy| copy.lane));
-        shared_write_lanes(ctx, ctx.rank, &to, mask, copies[0].bytes as usize, &data)?;
     }
+    copies.retain(|copy| copy.lanes != 0);
+    ctx.warp.asyncs.copies = copies;
     // Those that have arrived at an mbarrier are ordered by it: they only end here, if all are waited for.
     if allowed == 0 {
         let unit = ctx.unit();
         let mbarriers = &mut ctx.cluster.blocks[ctx.rank].asyncs.mbarriers;
         for copy in mbarriers.copies_of(unit, mask) {
-            copy.finish(ctx)?;
+            copy.finish_all(ctx)?;
         }
     }
     Ok(())
@@ -203,15 +195,40 @@ pub fn wait_all(ctx: &mut Context<'_>, mask: Mask) -> Result<(), Fault> {
 }
 
 impl Issued {
-    /// Gives the destination free; the source must still be what it was.
-    pub fn finish(&self, ctx: &mut Context<'_>) -> Result<(), Fault> {
-        ctx.block().shared.unmark_pending(self.to, self.bytes);
-        let read = &self.data[..self.read as usize];
-        if read.is_empty() || ctx.launch.device.view().holds(self.from, read) {
-            return Ok(());
+    /// Gives destinations free; the sources must still be what they were.
+    fn finish(&self, ctx: &mut Context<'_>, mask: Mask) -> Result<(), Fault> {
+        for lane in lanes(mask) {
+            ctx.block().shared.unmark_pending(self.to[lane], self.bytes);
         }
-        let what = "the source of a copy was changed before the copy was waited for";
-        let fault = Fault::new(Check::UnfinishedCopy, what).address(self.from);
-        Err(fault.other(self.by.clone()))
+        let view = ctx.launch.device.view();
+        for lane in lanes(mask) {
+            let read = &self.data[lane][..self.read[lane] as usize];
+            if !read.is_empty() && !view.holds(self.from[lane], read) {
+                let what = "the source of a copy was changed before the copy was waited for";
+                let fault = Fault::new(Check::UnfinishedCopy, what).address(self.from[lane]);
+                let by = Party { thread: self.by.thread + lane as u32, ..self.by.clone() };
+                return Err(fault.other(by));
+            }
+        }
+        Ok(())
     }
+
+    /// Ends what is left of it.
+    pub fn finish_all(&self, ctx: &mut Context<'_>) -> Result<(), Fault> {
+        self.finish(ctx, self.lanes)
+    }
+
+    /// Splits the copies of some lanes off.
+    fn split(&mut self, mask: Mask) -> Option<Issued> {
+        let lanes = self.lanes & mask;
+        self.lanes &= !mask;
+        (lanes != 0).then(|| Issued { lanes, ..self.clone() })
+    }
+}
+
+/// Takes the copies of some lanes out of a list.
+pub fn take(copies: &mut Vec<Issued>, mask: Mask) -> Vec<Issued> {
+    let taken = copies.iter_mut().filter_map(|copy| copy.split(mask)).collect();
+    copies.retain(|copy| copy.lanes != 0);
+    taken
 }

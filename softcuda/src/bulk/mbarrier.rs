@@ -84,9 +84,9 @@ impl Mbarrier {
         Ok(())
     }
 
-    /// `cp.async.mbarrier.arrive` without `.noinc`: one arrival more in this phase.
-    pub fn increment(&mut self) -> Result<(), Fault> {
-        self.pending += 1;
+    /// `cp.async.mbarrier.arrive` without `.noinc`: so many arrivals more in this phase.
+    pub fn increment(&mut self, by: u32) -> Result<(), Fault> {
+        self.pending += by;
         if self.pending > MAX_COUNT { refuse("too many pending arrivals") } else { Ok(()) }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         barrier.arrive(1, Kind::Drop, None).unwrap();
         barrier.arrive(2, Kind::Arrive, None).unwrap();
         assert_eq!(Mbarrier::pending_count(barrier.state()), 2);
-        barrier.increment().unwrap();
+        barrier.increment(1).unwrap();
         barrier.arrive(2, Kind::NoComplete, None).unwrap();
         assert!(barrier.arrive(1, Kind::NoComplete, None).is_err());
         assert!(Mbarrier::new(0).is_err() && Mbarrier::new(1 << 20).is_err());

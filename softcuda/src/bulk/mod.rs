@@ -120,10 +120,3 @@ pub fn execute(op: &Async, ctx: &mut Context<'_>, mask: Mask) -> Executed {
     }
     Ok(Flow::Next)
 }
-
-impl WarpAsync {
-    /// Takes the copies a lane has issued.
-    fn take(&mut self, lane: usize) -> Vec<copy::Issued> {
-        self.copies.extract_if(.., |copy| copy.lane == lane).collect()
-    }
-}
