@@ -352,7 +352,11 @@ impl Kernel {
 
     /// True if blocks of a launch can talk to each other: it must run in a fixed order to repeat.
     pub fn talks(&self) -> bool {
-        self.code.iter().any(|inst| matches!(&inst.op, Op::Memory(access) if access.talks()))
+        self.code.iter().any(|inst| match &inst.op {
+            Op::Memory(access) => access.talks(),
+            Op::Async(op) => op.talks(),
+            _ => false,
+        })
     }
 }
 

@@ -186,6 +186,9 @@ fn bulk_reductions() {
     assert_eq!(found[..65], (0..64).map(|i| i + 4).chain([u32::MAX]).collect::<Vec<u32>>());
     assert_eq!(good(&body("min.s32", of_thread), &[0], 64)[7], u32::MAX);
     assert_eq!(good(&body("min.u32", of_thread), &[0], 64)[7], 12);
+    // The order in which blocks add floats can be seen.
+    let talks = |op: &str| program(&body(op, of_thread)).kernel().talks();
+    assert!(talks("add.f32") && !talks("add.u32"));
     // f16 pairs: 2 + 0.5, where b begins as NaN, stays NaN.
     let halves = good(&body("add.noftz.f16", "mov.u32 %r1, 0x38004000;\n"), &[0], 64);
     assert!(halves[..64].iter().all(|&word| word & 0x7c00_7c00 == 0x7c00_7c00));

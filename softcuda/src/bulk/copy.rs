@@ -10,7 +10,7 @@ use crate::ir::{Addr, LANES, Mask, PredSrc, Space, Src, Ty};
 use crate::lower::{Lowered, Lowerer};
 use crate::machine::Context;
 use crate::memory::{
-    Rows, count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
+    Buffer, WIDEST, count_global, count_shared, global_read, global_read_lanes, shared_write_lanes,
 };
 use crate::ptx::ast::{Instruction, Operand};
 use crate::registers::lanes;
@@ -39,7 +39,7 @@ pub struct Issued {
     from: [u64; LANES],
     /// Bytes that were read, and what was found.
     read: [u32; LANES],
-    data: Box<Rows>,
+    data: Box<Buffer>,
     bytes: u32,
     /// The first lane's part in it.
     by: Party,
@@ -107,7 +107,8 @@ impl Copy {
                 from[lane] = global(ctx, self.from_space, lane, from[lane])?;
             }
         }
-        let mut data = Box::new([[0; 16]; LANES]);
+        let mut data = ctx.warp.asyncs.spare.pop().unwrap_or_default();
+        *data = [[0; WIDEST]; LANES];
         for (same, size) in sizes(&read, mask) {
             count_global(ctx, &from, same, size);
             if size == self.bytes as usize {
@@ -119,7 +120,7 @@ impl Copy {
             }
         }
         count_shared(ctx, &to, mask, self.bytes as usize);
-        shared_write_lanes(ctx, &low, mask, self.bytes as usize, &data)?;
+        shared_write_lanes(ctx, ctx.rank, &low, mask, self.bytes as usize, &data)?;
         let by = ctx.party(0, "started a copy of");
         for lane in lanes(mask) {
             let by = Party { thread: by.thread + lane as u32, ..by.clone() };
@@ -133,18 +134,18 @@ impl Copy {
 }
 
 /// The lanes that read the same number of bytes, if any. Mostly all do.
-fn sizes(read: &[u32; LANES], mask: Mask) -> Vec<(Mask, usize)> {
-    let mut sizes = Vec::new();
-    let mut rest =
-        lanes(mask).filter(|&lane| read[lane] > 0).fold(0, |rest, lane| rest | 1 << lane);
-    while rest != 0 {
-        let size = read[Mask::trailing_zeros(rest) as usize];
+fn sizes(read: &[u32; LANES], mask: Mask) -> impl Iterator<Item = (Mask, usize)> {
+    let having = |rest: Mask, size: u32| {
         let same = lanes(rest).filter(|&lane| read[lane] == size);
-        let same = same.fold(0, |same, lane| same | 1 << lane);
-        sizes.push((same, size as usize));
+        same.fold(0, |same, lane| same | 1 << lane)
+    };
+    let mut rest = mask & !having(mask, 0);
+    std::iter::from_fn(move || {
+        let size = *read.get(rest.trailing_zeros() as usize)?;
+        let same = having(rest, size);
         rest &= !same;
-    }
-    sizes
+        Some((same, size as usize))
+    })
 }
 
 fn predicate<'a>(l: &mut Lowerer<'a>, operand: &Operand<'a>) -> bool {
@@ -171,11 +172,12 @@ pub fn wait(ctx: &mut Context<'_>, mask: Mask, allowed: u32) -> Result<(), Fault
         let finished = finished.fold(0, |finished, lane| finished | 1 << lane);
         if finished != 0 {
             copy.finish(ctx, finished)?;
-            shared_write_lanes(ctx, &copy.to, finished, copy.bytes as usize, &copy.data)?;
+            shared_write_lanes(ctx, ctx.rank, &copy.to, finished, copy.bytes as usize, &copy.data)?;
             copy.lanes &= !finished;
         }
     }
-    copies.retain(|copy| copy.lanes != 0);
+    let finished = copies.extract_if(.., |copy| copy.lanes == 0);
+    ctx.warp.asyncs.spare.extend(finished.map(|copy| copy.data));
     ctx.warp.asyncs.copies = copies;
     // Those that have arrived at an mbarrier are ordered by it: they only end here, if all are waited for.
     if allowed == 0 {

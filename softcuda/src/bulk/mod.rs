@@ -7,12 +7,14 @@ pub(crate) mod place;
 mod remote;
 mod tensor;
 mod transfer;
+mod work;
 
 use crate::counters::Class;
 use crate::ir::{LANES, Mask, Reg, Src, Ty};
 use crate::lower::{Lowered, Lowerer, operands};
 use crate::machine::{Context, Executed, Flow};
 use crate::matrix::ProductGroups;
+use crate::memory::Buffer;
 use crate::ptx::ast::{Instruction, Operand};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,11 @@ pub enum Async {
 }
 
 impl Async {
+    /// True if blocks could tell in which order they come to it, as of a load or an atomic.
+    pub fn talks(&self) -> bool {
+        matches!(self, Async::Transfer(transfer) if transfer.talks())
+    }
+
     pub fn class(&self) -> Class {
         match self {
             Async::Mbarrier(_) | Async::PendingCount(..) => Class::Barrier,
@@ -49,6 +56,8 @@ impl Async {
 pub struct WarpAsync {
     /// `cp.async` copies not yet waited for, in the order of their issue.
     copies: Vec<copy::Issued>,
+    /// Memory of finished copies, for others.
+    spare: Vec<Box<Buffer>>,
     /// The number of each lane's open group.
     open: [u32; LANES],
     groups: transfer::Groups,

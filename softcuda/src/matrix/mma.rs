@@ -46,6 +46,8 @@ impl Accumulator {
 
 /// Groups of eight rows and columns in the largest product.
 const MAX_HALVES: usize = 4;
+/// Registers of the largest factor.
+const MAX_WORDS: usize = 8;
 
 /// How two bits are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,8 +185,13 @@ impl Mma {
         if self.a == Element::F64 {
             return self.double(regs, place);
         }
-        let a = words(&self.a_regs, regs, place);
-        let b = words(&self.b_regs, regs, place);
+        let (mut a, mut b) = ([[0; LANES]; MAX_WORDS], [[0; LANES]; MAX_WORDS]);
+        let (a, b) = (&mut a[..self.a_regs.len()], &mut b[..self.b_regs.len()]);
+        for (words, sources) in [(&mut *a, &self.a_regs), (&mut *b, &self.b_regs)] {
+            for (words, &src) in words.iter_mut().zip(sources) {
+                *words = regs.read32(src, place);
+            }
+        }
         let mut sums = [[[0.0; COLUMNS]; 8]; MAX_HALVES];
         let sums = &mut sums[..self.m * self.n / 64];
         load_sums(self.c, &self.c_regs, regs, place, sums);

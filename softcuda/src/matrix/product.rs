@@ -16,31 +16,28 @@ pub type Half<T> = [[T; COLUMNS]; 8];
 
 /// `sums += a × b`: `a` has a register of each half's rows for every register of `b`.
 pub fn multiply(
-    (a_type, b_type): (Element, Element),
+    types: (Element, Element),
     a: &[[u32; LANES]],
     b: &[[u32; LANES]],
     sums: &mut [Half<f32>],
 ) {
-    let halves = sums.len();
-    for (a, b) in a.chunks(halves).zip(b) {
-        for (a, sums) in a.iter().zip(&mut *sums) {
-            match a_type.per_word() {
-                1 => multiply_words::<1>((a_type, b_type), a, b, sums),
-                2 => multiply_words::<2>((a_type, b_type), a, b, sums),
-                4 => multiply_words::<4>((a_type, b_type), a, b, sums),
-                _ => multiply_words::<8>((a_type, b_type), a, b, sums),
-            }
+    for (a, b) in a.chunks(sums.len()).zip(b) {
+        match types.0.per_word() {
+            1 => multiply_words::<1>(types, a, b, sums),
+            2 => multiply_words::<2>(types, a, b, sums),
+            4 => multiply_words::<4>(types, a, b, sums),
+            _ => multiply_words::<8>(types, a, b, sums),
         }
     }
 }
 
+/// One register of B with those of A that hold the same columns.
 fn multiply_words<const PER: usize>(
     (a_type, b_type): (Element, Element),
-    a: &[u32; LANES],
+    a: &[[u32; LANES]],
     b: &[u32; LANES],
-    sums: &mut Half<f32>,
+    sums: &mut [Half<f32>],
 ) {
-    let a: [[f32; LANES]; PER] = std::array::from_fn(|j| a_type.decode(a, j));
     let mut rows = [[[0.0; COLUMNS]; PER]; 4];
     for j in 0..PER {
         let values = b_type.decode(b, j);
@@ -50,13 +47,27 @@ fn multiply_words<const PER: usize>(
             }
         }
     }
-    // Four rows at a time hide each other's latency.
+    for (a, sums) in a.iter().zip(sums) {
+        let mut factors = [[0.0; LANES]; PER];
+        for (j, factors) in factors.iter_mut().enumerate() {
+            *factors = a_type.decode(a, j);
+        }
+        add_products(&factors, &rows, sums);
+    }
+}
+
+/// Four rows at a time hide each other's latency.
+fn add_products<const PER: usize>(
+    factors: &[[f32; LANES]; PER],
+    rows: &[[[f32; COLUMNS]; PER]; 4],
+    sums: &mut Half<f32>,
+) {
     for (four, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let mut now = *sums;
         for (member, rows) in rows.iter().enumerate() {
-            for (a, row) in a.iter().zip(rows) {
+            for (factors, row) in factors.iter().zip(rows) {
                 for (group, now) in now.iter_mut().enumerate() {
-                    let factor = a[16 * four + 4 * group + member];
+                    let factor = factors[16 * four + 4 * group + member];
                     for column in 0..COLUMNS {
                         now[column] += factor * row[column];
                     }

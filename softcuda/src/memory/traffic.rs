@@ -54,10 +54,6 @@ pub fn shared(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes
 
 fn wavefronts(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) {
     let words = bytes.div_ceil(4);
-    let low = addresses.map(|address| address as u32);
-    if consecutive(&low, mask, bytes) && (low[0] as usize).is_multiple_of(bytes) {
-        return (words as u64, words as u64);
-    }
     let group = LANES / words;
     let (mut total, mut ideal) = (0, 0);
     for first in (0..LANES).step_by(group) {
@@ -66,31 +62,35 @@ fn wavefronts(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) 
             continue;
         }
         ideal += 1;
-        total += one_group(addresses, part, words);
+        total += one_group(addresses, part, words as u64);
     }
     (total, ideal)
 }
 
-/// The most distinct words that one bank must serve.
-fn one_group(addresses: &[u64; LANES], mask: Mask, words: usize) -> u64 {
-    let mut of_bank = [u64::MAX; BANKS];
+/// The most distinct words that one bank must serve. Accesses are aligned: one of several words takes
+/// as many neighbouring banks, which are counted as one.
+fn one_group(addresses: &[u64; LANES], mask: Mask, words: u64) -> u64 {
+    let banks = BANKS as u64 / words;
+    let mut held = [u64::MAX; BANKS];
     let mut conflict = false;
-    let asked = || {
-        lanes(mask).flat_map(|lane| (0..words as u64).map(move |word| addresses[lane] / 4 + word))
-    };
-    for word in asked() {
-        let held = &mut of_bank[word as usize % BANKS];
-        conflict |= *held != u64::MAX && *held != word;
-        *held = word;
+    let access = |lane: usize| addresses[lane] / (4 * words);
+    for lane in lanes(mask) {
+        let held = &mut held[(access(lane) % banks) as usize];
+        conflict |= *held != u64::MAX && *held != access(lane);
+        *held = access(lane);
     }
     if !conflict {
         return 1;
     }
-    let mut distinct: Vec<u64> = asked().collect();
-    distinct.sort_unstable();
-    distinct.dedup();
+    let (mut distinct, mut n) = ([0; LANES], 0);
     let mut counts = [0; BANKS];
-    distinct.iter().for_each(|&word| counts[word as usize % BANKS] += 1);
+    for lane in lanes(mask) {
+        if !distinct[..n].contains(&access(lane)) {
+            distinct[n] = access(lane);
+            n += 1;
+            counts[(access(lane) % banks) as usize] += 1;
+        }
+    }
     counts.into_iter().max().unwrap_or(1)
 }
 
