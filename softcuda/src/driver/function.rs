@@ -124,7 +124,7 @@ impl Function {
     }
 }
 
-/// The function of a handle, if its context has no fault.
+/// The function of a handle.
 pub fn function(handle: Handle) -> Outcome<Arc<Function>> {
     driver()?.functions.get(handle)
 }

@@ -40,6 +40,7 @@ mod lookup;
 mod memory;
 mod module;
 mod occupancy;
+mod pointer;
 mod pool;
 mod report;
 mod state;
@@ -68,6 +69,7 @@ pub fn exported() -> Vec<(&'static str, usize)> {
         memory::exported(),
         module::exported(),
         occupancy::exported(),
+        pointer::exported(),
         pool::exported(),
         report::exported(),
         streams::exported(),
