@@ -57,6 +57,7 @@ pub struct WarpAsync {
     /// `cp.async` copies not yet waited for, in the order of their issue.
     copies: Vec<copy::Issued>,
     /// Memory of finished copies, for others.
+    #[allow(clippy::vec_box)] // taken out and put back without copying a kilobyte
     spare: Vec<Box<Buffer>>,
     /// The number of each lane's open group.
     open: [u32; LANES],
