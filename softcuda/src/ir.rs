@@ -146,9 +146,9 @@ pub enum Special {
     LanemaskLt,
     LanemaskGe,
     LanemaskGt,
+    /// The warp's clock, and its upper half.
     Clock,
-    Clock64,
-    Globaltimer,
+    ClockHigh,
     DynamicSmemSize,
     /// Where dynamic shared memory begins.
     DynamicSmemBegin,

@@ -38,6 +38,7 @@ fn special_registers_and_addresses() {
     assert_eq!(one("mov.u32 %r8, %laneid;", 'r'), 7);
     assert_eq!(one("mov.u32 %r8, %lanemask_lt;", 'r'), 0x7f);
     assert_eq!(one("mov.u64 %d8, %clock64;", 'd'), 99);
+    assert_eq!(one("mov.u32 %r8, %clock_hi;", 'r'), 0);
     assert_eq!(one("mov.u64 %d8, symbol;", 'd'), 0x0a00_1234_5678_9abc);
     assert_eq!(one("mov.u64 %d8, symbol+16;", 'd'), 0x0a00_1234_5678_9acc);
     // Where the frame begins, plus the variable's offset in it.
