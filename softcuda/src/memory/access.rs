@@ -63,9 +63,7 @@ pub fn shared_read(
     into: &mut [u8],
 ) -> Result<(), Fault> {
     let unit = ctx.unit();
-    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), into.len(), |shared, actor| {
-        shared.read(addr, into, lane, actor)
-    })
+    shared_read_async(ctx, rank, lane, unit, addr, into)
 }
 
 pub fn shared_write(
@@ -76,13 +74,10 @@ pub fn shared_write(
     bytes: &[u8],
 ) -> Result<(), Fault> {
     let unit = ctx.unit();
-    ctx.cluster.changes += 1;
-    with_shared(ctx, (unit, rank, lane, addr, Kind::Plain), bytes.len(), |shared, actor| {
-        shared.write(addr, bytes, lane, actor)
-    })
+    shared_write_async(ctx, rank, lane, unit, addr, bytes)
 }
 
-/// Reads as the asynchronous proxy, for `unit`, by an instruction of `lane`.
+/// Reads as `unit`, mostly for the asynchronous proxy, by an instruction of `lane`.
 pub fn shared_read_async(
     ctx: &mut Context<'_>,
     rank: usize,

@@ -160,8 +160,18 @@ pub fn shared_read_lanes(
     width: usize,
     buffer: &mut Buffer,
 ) -> Result<(), Fault> {
+    shared_read_as(ctx, Kind::Plain, (rank, addrs, mask), width, buffer)
+}
+
+fn shared_read_as(
+    ctx: &mut Context<'_>,
+    kind: Kind,
+    (rank, addrs, mask): (usize, &[u32; LANES], Mask),
+    width: usize,
+    buffer: &mut Buffer,
+) -> Result<(), Fault> {
     let unit = ctx.unit();
-    access::with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
+    access::with_block(ctx, unit, rank, kind, |shared, by| {
         shared.read_lanes(addrs, mask, width, by, buffer)
     })
 }
@@ -179,9 +189,19 @@ pub fn shared_write_lanes(
     width: usize,
     buffer: &Buffer,
 ) -> Result<(), Fault> {
-    let unit = ctx.unit();
     ctx.cluster.changes += 1;
-    access::with_block(ctx, unit, rank, Kind::Plain, |shared, by| {
+    shared_write_as(ctx, Kind::Plain, (rank, addrs, mask), width, buffer)
+}
+
+fn shared_write_as(
+    ctx: &mut Context<'_>,
+    kind: Kind,
+    (rank, addrs, mask): (usize, &[u32; LANES], Mask),
+    width: usize,
+    buffer: &Buffer,
+) -> Result<(), Fault> {
+    let unit = ctx.unit();
+    access::with_block(ctx, unit, rank, kind, |shared, by| {
         shared.write_lanes(addrs, mask, width, by, |lane| &buffer[lane][..width])
     })
 }
@@ -198,7 +218,17 @@ pub fn global_read_lanes(
     width: usize,
     buffer: &mut Buffer,
 ) -> Result<(), Fault> {
-    Toucher::new(ctx, Kind::Plain).each(addresses, mask, width, |toucher, held, offsets, mask| {
+    read_by(&Toucher::new(ctx, Kind::Plain), addresses, mask, width, buffer)
+}
+
+fn read_by(
+    toucher: &Toucher<'_>,
+    addresses: &[u64; LANES],
+    mask: Mask,
+    width: usize,
+    buffer: &mut Buffer,
+) -> Result<(), Fault> {
+    toucher.each(addresses, mask, width, |toucher, held, offsets, mask| {
         toucher.read_lanes(held, offsets, mask, width, |lane, words, offset| {
             words.read(offset, &mut buffer[lane][..width]);
         })
@@ -243,11 +273,7 @@ fn read(
                 true => Toucher::of_constants(ctx),
                 false => Toucher::new(ctx, from.global_kind()),
             };
-            toucher.each(addresses, mask, bytes, |toucher, held, offsets, mask| {
-                toucher.read_lanes(held, offsets, mask, bytes, |lane, words, offset| {
-                    words.read(offset, &mut buffer[lane][..bytes]);
-                })
-            })?;
+            read_by(&toucher, addresses, mask, bytes, buffer)?;
             drop(toucher);
             if strong {
                 super::strong::loads(from, ctx, addresses, mask);
@@ -256,10 +282,7 @@ fn read(
         Part::Shared => {
             traffic::shared(ctx, addresses, mask, bytes);
             for_blocks(ctx, from.space, addresses, mask, bytes, |ctx, rank, addrs, mask| {
-                let unit = ctx.unit();
-                access::with_block(ctx, unit, rank, kind, |shared, by| {
-                    shared.read_lanes(addrs, mask, bytes, by, buffer)
-                })
+                shared_read_as(ctx, kind, (rank, addrs, mask), bytes, buffer)
             })?;
             if strong {
                 super::strong::loads(from, ctx, addresses, mask);
@@ -321,10 +344,7 @@ fn write(
                 super::strong::stores(to, ctx, addresses, mask, false);
             }
             for_blocks(ctx, to.space, addresses, mask, bytes, |ctx, rank, addrs, mask| {
-                let unit = ctx.unit();
-                access::with_block(ctx, unit, rank, kind, |shared, by| {
-                    shared.write_lanes(addrs, mask, bytes, by, |lane| &buffer[lane][..bytes])
-                })
+                shared_write_as(ctx, kind, (rank, addrs, mask), bytes, buffer)
             })?;
         }
         Part::Local => return local_write(ctx, addresses, mask, bytes, buffer),
