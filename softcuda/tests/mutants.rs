@@ -24,6 +24,8 @@ fn check(name: &str, arch: &str, callers: &[u32], launch: impl Fn(&Program, u32)
     let instances = marked(&source, "INSTANCE(").into_iter();
     let mutants: Vec<u32> =
         instances.filter_map(|(_, n)| n.split(')').next()?.parse().ok()).collect();
+    let mut program = Program::module(&ptx);
+    program.settings.limit = 20_000_000;
     let mut missed = Vec::new();
     for mutant in mutants.into_iter().chain(callers.iter().copied()) {
         let at = |mark: &str| -> Vec<u32> {
@@ -36,12 +38,11 @@ fn check(name: &str, arch: &str, callers: &[u32], launch: impl Fn(&Program, u32)
             mutant == 0 || !caught.is_empty() || !result.is_empty(),
             "{name} {mutant} unmarked"
         );
+        let instance = if callers.contains(&mutant) { 0 } else { mutant };
+        program.select(&format!("{name}ILi{instance}E"));
         let mut found = false;
         for schedule in SCHEDULES {
-            let mut program = Program::module(&ptx).schedule(schedule);
-            program.settings.limit = 20_000_000;
-            let instance = if callers.contains(&mutant) { 0 } else { mutant };
-            program.select(&format!("{name}ILi{instance}E"));
+            program.settings.schedule = schedule;
             match launch(&program, mutant) {
                 Ok(true) => {}
                 _ if mutant == 0 => missed.push(format!("{name} under {schedule:?} is refused")),
