@@ -383,3 +383,17 @@ fn blocks_of_a_cluster_reach_each_other() {
     assert_eq!(run(meet), Ok(expected));
     assert!(matches!(run(""), Err(Check::SharedRace | Check::Uninitialised)));
 }
+
+#[test]
+fn whichever_of_many_readers_writes_is_found() {
+    let blocks = Run { grid: 5, block: 32 };
+    for writer in 0..5 {
+        let body = |at: &str| {
+            format!(
+                "ld.global.u32 %r4, [%rd62];\nsetp.eq.u32 %p1, %r61, {writer};\n\
+                 @%p1 st.global.u32 [{at}], %r9;"
+            )
+        };
+        blocks.check(Check::GlobalRace, &body("%rd62"), &body("%rd1"));
+    }
+}

@@ -305,6 +305,10 @@ impl Happened for Seen<'_> {
         who == self.block || self.order.is_some_and(|order| order.seen(self.block, who, interval))
     }
 
+    fn never(&self) -> bool {
+        self.order.is_none()
+    }
+
     fn settled(&mut self, _: u32, _: u32) -> bool {
         false
     }

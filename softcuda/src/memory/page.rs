@@ -51,6 +51,10 @@ impl Words {
 
     /// True if these bytes lie at an offset.
     pub fn holds(&self, from: usize, bytes: &[u8]) -> bool {
+        if let (true, (words, [])) = (from.is_multiple_of(4), bytes.as_chunks::<4>()) {
+            let same = |(at, word): (usize, &[u8; 4])| self.word(at).to_le_bytes() == *word;
+            return (from / 4..).zip(words).all(same);
+        }
         (from..).zip(bytes).all(|(at, &byte)| self.word(at / 4).to_le_bytes()[at % 4] == byte)
     }
 

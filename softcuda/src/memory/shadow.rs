@@ -68,6 +68,8 @@ pub trait Happened {
     fn before(&self, who: u32, interval: u32, place: u32, here: u32) -> bool;
     /// True if all that `who` did in an interval is, wherever either is.
     fn all_before(&self, who: u32, interval: u32) -> bool;
+    /// True if nothing orders different parties.
+    fn never(&self) -> bool;
     /// True if everybody has seen that interval, so that nobody can race with it any more.
     fn settled(&mut self, who: u32, interval: u32) -> bool;
     /// Which bits of a place say who was there; no bit if it doesn't matter.
@@ -92,7 +94,8 @@ pub struct Conflict {
 #[derive(Debug, Clone, Default)]
 pub struct Cell<const BYTES: usize> {
     write: Mark,
-    read: Mark,
+    /// Two warps or blocks that read the same are so common that both have their place here.
+    reads: [Mark; 2],
     more: Option<Box<More>>,
 }
 
@@ -263,8 +266,7 @@ impl<const BYTES: usize> Cell<BYTES> {
         if !touch.write
             && self.more.is_none()
             && ordered(&self.write)
-            && self.read.is(touch)
-            && self.read.add::<BYTES, H>(bytes, here)
+            && self.reads.iter_mut().any(|mark| mark.is(touch) && mark.add::<BYTES, H>(bytes, here))
         {
             // What nearly all are: another read like the last one.
             return Ok(());
@@ -282,7 +284,7 @@ impl<const BYTES: usize> Cell<BYTES> {
                 self.supersede(touch, bytes, after_writes);
             }
         }
-        let mark = if touch.write { &mut self.write } else { &mut self.read };
+        let mark = if touch.write { &mut self.write } else { &mut self.reads[0] };
         if !(mark.is(touch) && mark.add::<BYTES, H>(bytes, here)) {
             self.remember(touch, bytes, here, order);
         }
@@ -324,19 +326,18 @@ impl<const BYTES: usize> Cell<BYTES> {
                 byte,
             })
         };
-        let (first, more) = match (&self.more, writes) {
-            (None, true) => (&self.write, &[][..]),
-            (None, false) => (&self.read, &[][..]),
-            (Some(more), true) => (&self.write, more.writes.as_slice()),
-            (Some(more), false) => (&self.read, more.reads.as_slice()),
-        };
-        test(first).or_else(|| more.iter().find_map(test))
+        let first = if writes { std::slice::from_ref(&self.write) } else { &self.reads };
+        first.iter().find_map(test).or_else(|| {
+            let more = self.more.as_ref()?;
+            let list = if writes { &more.writes } else { &more.reads };
+            list.iter().find_map(test)
+        })
     }
 
     /// A plain write takes the place of all accesses before it: the reads and, but for one that raced
     /// harmlessly, the writes.
     fn supersede(&mut self, touch: &Touch, bytes: u32, writes: bool) {
-        self.read.bytes &= !bytes;
+        self.reads.iter_mut().for_each(|mark| mark.bytes &= !bytes);
         if let Some(more) = &mut self.more {
             more.reads.iter_mut().for_each(|mark| mark.bytes &= !bytes);
         }
@@ -353,25 +354,38 @@ impl<const BYTES: usize> Cell<BYTES> {
     fn remember<H: Happened>(&mut self, touch: &Touch, bytes: u32, here: &Here, order: &mut H) {
         let Touch { who, interval, kind, .. } = *touch;
         let mark = Mark { who, interval, bytes, kind, at: here.at };
-        let (first, list) = match (touch.write, &mut self.more) {
-            (true, Some(more)) => (&mut self.write, Some(&mut more.writes)),
-            (false, Some(more)) => (&mut self.read, Some(&mut more.reads)),
-            (true, None) => (&mut self.write, None),
-            (false, None) => (&mut self.read, None),
+        let first = match touch.write {
+            true => std::slice::from_mut(&mut self.write),
+            false => &mut self.reads[..],
         };
+        let list = self.more.as_mut().map(|more| match touch.write {
+            true => &mut more.writes,
+            false => &mut more.reads,
+        });
         // A party keeps its place, so that those who come in every interval find theirs at once.
-        for own in std::iter::once(&mut *first).chain(list.into_iter().flatten()) {
-            if own.is(touch) && own.add::<BYTES, H>(bytes, here) {
+        let (mut another, mut two) = (who, false);
+        for held in first.iter_mut().chain(list.into_iter().flatten()) {
+            if held.is(touch) && held.add::<BYTES, H>(bytes, here) {
                 return;
             }
-            if own.who == who && own.replaced::<BYTES, H>(touch, bytes, here, order) {
-                *own = mark;
+            if held.who == who && held.replaced::<BYTES, H>(touch, bytes, here, order) {
+                *held = mark;
                 return;
+            }
+            if held.who != who && bytes & !held.bytes == 0 && held.kind <= kind {
+                two |= another != who && another != held.who;
+                another = held.who;
             }
         }
-        if first.replaced::<BYTES, H>(touch, bytes, here, order) {
-            *first = mark;
+        // Whatever would race with this read does with one of two other parties' reads.
+        if !touch.write && two && order.never() {
             return;
+        }
+        for first in first {
+            if first.replaced::<BYTES, H>(touch, bytes, here, order) {
+                *first = mark;
+                return;
+            }
         }
         let more = self.more.get_or_insert_default();
         let list = if touch.write { &mut more.writes } else { &mut more.reads };

@@ -118,6 +118,10 @@ impl Happened for Actor<'_> {
         }
     }
 
+    fn never(&self) -> bool {
+        false
+    }
+
     fn settled(&mut self, who: u32, interval: u32) -> bool {
         self.order.settled(who as usize, interval)
     }
