@@ -10,6 +10,7 @@ mod toolkit;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use toolkit::Compiler;
 
@@ -45,14 +46,19 @@ fn build(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
     let known = compile::run(nvcc, &["--list-gpu-code".into()])?;
     let asked = env::var(toolkit::ARCHITECTURES_VARIABLE).ok();
     let archs = toolkit::architectures(asked.as_deref(), &known)?;
-    let mut built = Vec::new();
-    for source in sources(kernels)? {
+    let one = |source: &Path| {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let target = out.join(format!("{name}.fatbin"));
-        let arguments = compile::arguments(&source, &target, &kernels.join("include"), &archs);
+        let arguments = compile::arguments(source, &target, &kernels.join("include"), &archs);
         compile::check_resources(&compile::run(nvcc, &arguments)?)?;
-        built.push(name);
-    }
+        Ok(name)
+    };
+    let sources = sources(kernels)?;
+    let built = thread::scope(|scope| {
+        let running: Vec<_> = sources.iter().map(|source| scope.spawn(|| one(source))).collect();
+        let ended = running.into_iter().map(|thread| thread.join().expect("it does not panic"));
+        ended.collect::<Result<Vec<String>, String>>()
+    })?;
     Ok(compile::table(&archs, &built))
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 /// that the PTX can be read without the driver.
 pub fn arguments(source: &Path, target: &Path, include: &Path, archs: &[u32]) -> Vec<String> {
     let mut arguments: Vec<String> =
-        ["-fatbin", "-std=c++17", "-O3", "--no-compress", "-Xptxas=-v,-warn-spills"]
+        ["-fatbin", "-std=c++17", "-O3", "--no-compress", "--threads=0", "-Xptxas=-v,-warn-spills"]
             .map(String::from)
             .into();
     for (place, arch) in archs.iter().enumerate() {

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* Raised whenever a struct below changes its layout or its meaning. */
-#define GRADROUTE_ABI_VERSION 1
+#define GRADROUTE_ABI_VERSION 2
 
 /* Parameters of abi_probe: one field of each kind that kernel parameters are made of. */
 typedef struct GradrouteProbeParams {
@@ -25,5 +25,56 @@ typedef struct GradrouteProbeParams {
 /* Words that abi_probe reports: the version, the struct's size, the offsets of its six fields, and
  * what it received, 64-bit fields low word first. */
 #define GRADROUTE_PROBE_WORDS 16
+
+/* Kinds of sketch. */
+#define GRADROUTE_SKETCH_NONE 0
+#define GRADROUTE_SKETCH_TWO_SIDED 1
+#define GRADROUTE_SKETCH_COUNT 2
+
+/* What is asked for, and how. */
+#define GRADROUTE_DW 1
+#define GRADROUTE_NORMS 2
+#define GRADROUTE_ACCUMULATE 4
+/* dw and db in the input's format, not in f32. */
+#define GRADROUTE_NATIVE 8
+#define GRADROUTE_SKETCH_ROUTED 16
+/* The sketches' staging lies in shared memory, not in the workspace. */
+#define GRADROUTE_STAGE_SHARED 32
+/* All rows of the matrices begin at multiples of 16 bytes: they are copied so much at a time. */
+#define GRADROUTE_ALIGNED 64
+
+/* Any layer: its gradient matrix G [outputs, inputs], how it is routed and what is recorded.
+ *
+ * With regions = 0 every weight is 1. Otherwise the map of regions is an array of 32-bit words:
+ *   ends of the output spans        [output_spans]
+ *   ends of the input spans         [input_spans]
+ *   region of the bias, per span    [output_spans]
+ *   region of the flow, per span    [input_spans]
+ *   region of the weights           [output_spans][input_spans]
+ */
+typedef struct GradrouteLayer {
+    uint64_t rows;
+    uint32_t samples;
+    uint32_t outputs;
+    uint32_t inputs;
+    /* Column i of the matrix belongs to input feature i % features. */
+    uint32_t features;
+    uint32_t regions;
+    uint32_t output_spans;
+    uint32_t input_spans;
+    uint32_t flags;
+    uint32_t sketch;
+    /* Sides of a two-sided sketch; a count sketch has 1 by its buckets. */
+    uint32_t sketch_outputs;
+    uint32_t sketch_inputs;
+    uint32_t seed;
+    uint32_t layer;
+    float sample_scale;
+} GradrouteLayer;
+
+/* Extents of the formed tile, and the threads that form it. */
+#define GRADROUTE_TILE 128
+#define GRADROUTE_THREADS 256
+#define GRADROUTE_WARPS 8
 
 #endif

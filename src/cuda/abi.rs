@@ -4,7 +4,9 @@ use std::mem::{offset_of, size_of};
 
 use cudarc::driver::DeviceRepr;
 
-use super::generated::{GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteProbeParams};
+use super::generated::{
+    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteLayer, GradrouteProbeParams,
+};
 use crate::{Error, Result};
 
 /// Number of words that the probe kernel reports.
@@ -12,6 +14,8 @@ pub(super) const WORDS: usize = GRADROUTE_PROBE_WORDS as usize;
 
 // SAFETY: a plain C struct without padding or pointers, shared with the device by its header.
 unsafe impl DeviceRepr for GradrouteProbeParams {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for GradrouteLayer {}
 
 /// Parameters with a value in every byte that no other byte has.
 pub(super) fn sample() -> GradrouteProbeParams {

@@ -3,9 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::{CUdevice_attribute_enum, CUfunction_attribute_enum};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtrMut, DeviceRepr, LaunchArgs,
+    LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::Ptx;
 
+use super::generated::GRADROUTE_THREADS;
+use super::plan::Properties;
 use super::{abi, driver, embedded};
 use crate::{Error, Result};
 
@@ -13,11 +19,63 @@ use crate::{Error, Result};
 const NO_BINARY_FOR_DEVICE: u32 = 209;
 const UNSUPPORTED_PTX_VERSION: u32 = 222;
 
+/// A kernel and the dynamic shared memory that has been asked for.
+struct Function {
+    kernel: CudaFunction,
+    shared: u32,
+}
+
+/// Extent of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    pub(super) blocks: [u32; 3],
+    pub(super) threads: u32,
+    /// Dynamic shared memory, in bytes.
+    pub(super) shared: u32,
+}
+
+impl Grid {
+    /// Blocks of the usual number of threads, without dynamic shared memory.
+    pub(super) fn plain(x: u32, y: u32) -> Self {
+        Self { blocks: [x, y, 1], threads: GRADROUTE_THREADS, shared: 0 }
+    }
+}
+
+/// A kernel's arguments, in order: the parameter struct, addresses and numbers.
+pub(super) trait Arguments {
+    /// Hands them over.
+    fn push<'a>(&'a self, launch: &mut LaunchArgs<'a>);
+}
+
+macro_rules! arguments {
+    ($($name:ident)*) => {
+        impl<$($name: DeviceRepr),*> Arguments for ($($name,)*) {
+            #[allow(non_snake_case)]
+            fn push<'a>(&'a self, launch: &mut LaunchArgs<'a>) {
+                let ($($name,)*) = self;
+                $(launch.arg($name);)*
+            }
+        }
+    };
+}
+
+arguments!(A B);
+arguments!(A B C);
+arguments!(A B C D);
+arguments!(A B C D E);
+arguments!(A B C D E F);
+arguments!(A B C D E F G);
+arguments!(A B C D E F G H);
+arguments!(A B C D E F G H I);
+arguments!(A B C D E F G H I J K L M);
+
 /// One CUDA device, its primary context and the kernels loaded into it.
 pub struct Device {
     context: Arc<CudaContext>,
     /// Loading a module takes milliseconds and device memory: once per device and kernel source.
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    /// Likewise a kernel, by source and name.
+    functions: Mutex<HashMap<(&'static str, String), Function>>,
 }
 
 impl Device {
@@ -38,7 +96,7 @@ impl Device {
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| driver::failed("cuDevicePrimaryCtxRetain", error))?;
-        Ok(Self { context, modules: Mutex::default() })
+        Ok(Self { context, modules: Mutex::default(), functions: Mutex::default() })
     }
 
     /// Runs the probe kernel on the default stream and compares how the two compilers laid out the
@@ -49,29 +107,98 @@ impl Device {
     /// [`Error::AbiMismatch`] naming the first difference; [`Error::DeviceUnsupported`] if this build
     /// has nothing for the device; [`Error::Driver`] for any other failure.
     pub fn check_abi(&self) -> Result<()> {
-        let function = self.function("abi_probe", "abi_probe")?;
+        let function = self.function("abi_probe", "abi_probe", 0)?;
         let stream = self.context.default_stream();
         let params = abi::sample();
         let mut report = stream
             .alloc_zeros::<u32>(abi::WORDS)
             .map_err(|error| driver::failed("cuMemAlloc", error))?;
-        let config =
-            LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
-        let mut launch = stream.launch_builder(&function);
-        launch.arg(&params).arg(&mut report);
-        // SAFETY: the arguments are those of kernels/abi_probe.cu, in order, and the kernel writes
-        // `WORDS` words to a buffer of that length.
-        unsafe { launch.launch(config) }
-            .map_err(|error| driver::failed("cuLaunchKernel", error))?;
+        let to = report.device_ptr_mut(&stream).0;
+        let grid = Grid { blocks: [1; 3], threads: 1, shared: 0 };
+        self.launch(&stream, &function, grid, (params, to))?;
         let report =
             stream.clone_dtoh(&report).map_err(|error| driver::failed("cuMemcpyDtoH", error))?;
         abi::compare(&report)
     }
 
-    /// A kernel, by the source file's name and its own.
-    fn function(&self, source: &'static str, name: &str) -> Result<CudaFunction> {
-        let module = self.module(source)?;
-        module.load_function(name).map_err(|error| driver::failed("cuModuleGetFunction", error))
+    /// The device's context.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Makes the context current in this thread.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|error| driver::failed("cuCtxSetCurrent", error))
+    }
+
+    /// What plans need to know of the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Driver`].
+    pub fn properties(&self) -> Result<Properties> {
+        let ask = |attribute| {
+            let value = self.context.attribute(attribute);
+            let value = value.map_err(|error| driver::failed("cuDeviceGetAttribute", error))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        use CUdevice_attribute_enum as Attribute;
+        Ok(Properties {
+            multiprocessors: ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        })
+    }
+
+    /// Queues a kernel. The arguments must be the kernel's, in order, and its addresses those of live
+    /// buffers: the callers' contract.
+    pub(super) fn launch(
+        &self,
+        stream: &Arc<CudaStream>,
+        function: &CudaFunction,
+        grid: Grid,
+        arguments: impl Arguments,
+    ) -> Result<()> {
+        let [x, y, z] = grid.blocks;
+        let config = LaunchConfig {
+            grid_dim: (x, y, z),
+            block_dim: (grid.threads, 1, 1),
+            shared_mem_bytes: grid.shared,
+        };
+        let mut launch = stream.launch_builder(function);
+        arguments.push(&mut launch);
+        // SAFETY: every caller passes the arguments of the kernel it names, and answers, or makes its own
+        // caller answer, for the buffers behind the addresses.
+        unsafe { launch.launch(config) }
+            .map_err(|error| driver::failed("cuLaunchKernel", error))?;
+        Ok(())
+    }
+
+    /// A kernel, by the source file's name and its own, that may use so much dynamic shared memory.
+    pub(super) fn function(
+        &self,
+        source: &'static str,
+        name: &str,
+        shared: u32,
+    ) -> Result<CudaFunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (source, name.to_string());
+        if !functions.contains_key(&key) {
+            let kernel = self.module(source)?.load_function(name);
+            let kernel = kernel.map_err(|error| driver::failed("cuModuleGetFunction", error))?;
+            functions.insert(key.clone(), Function { kernel, shared: 0 });
+        }
+        let function = functions.get_mut(&key).expect("it was inserted above");
+        // Only ever raised, since launches on other streams rely on it.
+        if shared > function.shared {
+            let attribute =
+                CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function
+                .kernel
+                .set_attribute(attribute, shared as i32)
+                .map_err(|error| driver::failed("cuFuncSetAttribute", error))?;
+            function.shared = shared;
+        }
+        Ok(function.kernel.clone())
     }
 
     /// The module of a kernel source, loaded when it is first asked for.

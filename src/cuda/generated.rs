@@ -1,7 +1,20 @@
 // Made by bindgen from kernels/include/gradroute.h: do not edit.
 
-pub const GRADROUTE_ABI_VERSION: u32 = 1;
+pub const GRADROUTE_ABI_VERSION: u32 = 2;
 pub const GRADROUTE_PROBE_WORDS: u32 = 16;
+pub const GRADROUTE_SKETCH_NONE: u32 = 0;
+pub const GRADROUTE_SKETCH_TWO_SIDED: u32 = 1;
+pub const GRADROUTE_SKETCH_COUNT: u32 = 2;
+pub const GRADROUTE_DW: u32 = 1;
+pub const GRADROUTE_NORMS: u32 = 2;
+pub const GRADROUTE_ACCUMULATE: u32 = 4;
+pub const GRADROUTE_NATIVE: u32 = 8;
+pub const GRADROUTE_SKETCH_ROUTED: u32 = 16;
+pub const GRADROUTE_STAGE_SHARED: u32 = 32;
+pub const GRADROUTE_ALIGNED: u32 = 64;
+pub const GRADROUTE_TILE: u32 = 128;
+pub const GRADROUTE_THREADS: u32 = 256;
+pub const GRADROUTE_WARPS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]
 pub struct GradrouteProbeParams {
@@ -28,4 +41,58 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteProbeParams, scale) - 24usize];
     ["Offset of field: GradrouteProbeParams::flags"]
         [::core::mem::offset_of!(GradrouteProbeParams, flags) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct GradrouteLayer {
+    pub rows: u64,
+    pub samples: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    pub features: u32,
+    pub regions: u32,
+    pub output_spans: u32,
+    pub input_spans: u32,
+    pub flags: u32,
+    pub sketch: u32,
+    pub sketch_outputs: u32,
+    pub sketch_inputs: u32,
+    pub seed: u32,
+    pub layer: u32,
+    pub sample_scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradrouteLayer"][::core::mem::size_of::<GradrouteLayer>() - 64usize];
+    ["Alignment of GradrouteLayer"][::core::mem::align_of::<GradrouteLayer>() - 8usize];
+    ["Offset of field: GradrouteLayer::rows"]
+        [::core::mem::offset_of!(GradrouteLayer, rows) - 0usize];
+    ["Offset of field: GradrouteLayer::samples"]
+        [::core::mem::offset_of!(GradrouteLayer, samples) - 8usize];
+    ["Offset of field: GradrouteLayer::outputs"]
+        [::core::mem::offset_of!(GradrouteLayer, outputs) - 12usize];
+    ["Offset of field: GradrouteLayer::inputs"]
+        [::core::mem::offset_of!(GradrouteLayer, inputs) - 16usize];
+    ["Offset of field: GradrouteLayer::features"]
+        [::core::mem::offset_of!(GradrouteLayer, features) - 20usize];
+    ["Offset of field: GradrouteLayer::regions"]
+        [::core::mem::offset_of!(GradrouteLayer, regions) - 24usize];
+    ["Offset of field: GradrouteLayer::output_spans"]
+        [::core::mem::offset_of!(GradrouteLayer, output_spans) - 28usize];
+    ["Offset of field: GradrouteLayer::input_spans"]
+        [::core::mem::offset_of!(GradrouteLayer, input_spans) - 32usize];
+    ["Offset of field: GradrouteLayer::flags"]
+        [::core::mem::offset_of!(GradrouteLayer, flags) - 36usize];
+    ["Offset of field: GradrouteLayer::sketch"]
+        [::core::mem::offset_of!(GradrouteLayer, sketch) - 40usize];
+    ["Offset of field: GradrouteLayer::sketch_outputs"]
+        [::core::mem::offset_of!(GradrouteLayer, sketch_outputs) - 44usize];
+    ["Offset of field: GradrouteLayer::sketch_inputs"]
+        [::core::mem::offset_of!(GradrouteLayer, sketch_inputs) - 48usize];
+    ["Offset of field: GradrouteLayer::seed"]
+        [::core::mem::offset_of!(GradrouteLayer, seed) - 52usize];
+    ["Offset of field: GradrouteLayer::layer"]
+        [::core::mem::offset_of!(GradrouteLayer, layer) - 56usize];
+    ["Offset of field: GradrouteLayer::sample_scale"]
+        [::core::mem::offset_of!(GradrouteLayer, sample_scale) - 60usize];
 };

@@ -11,19 +11,49 @@
 //! }
 //! ```
 //!
-//! This version ships one kernel, `abi_probe`, which [`Device::check_abi`] runs to compare the
-//! layout of parameters between the two compilers.
+//! A call is planned first, without a device, and launched on the caller's stream and buffers:
+//!
+//! ```
+//! use gradroute::cuda::{Properties, Wish, plan_linear};
+//! use gradroute::ops::plan::Request;
+//! use gradroute::problem::{Dtype, Linear, Rows};
+//! use gradroute::projection::Sketch;
+//!
+//! let layer = Linear::new(Rows::uniform(16, 256)?, 1280, 1280)?;
+//! let wish = Wish {
+//!     request: Request { dw: true, norms: true, sketch: true, ..Request::default() },
+//!     sketch: Some(Sketch::two_sided(16, 1, 0)?),
+//!     ..Wish::default()
+//! };
+//! let h100 = Properties { multiprocessors: 132, shared_bytes: 227 << 10 };
+//! let plan = plan_linear(&layer, Dtype::Bf16, wish, &h100)?;
+//! assert_eq!((plan.tiles, plan.parts), ([10, 10], 1));
+//! println!("{plan}");
+//! # Ok::<(), gradroute::Error>(())
+//! ```
+//!
+//! [`LinearPlan::launch`] takes raw device addresses; [`Cuda`] is the same behind host slices, as a
+//! [`crate::ops::Backend`]. [`Device::check_abi`] compares the layout of parameters between the two
+//! compilers. Only linear layers have kernels in this version.
 
 mod abi;
+mod backend;
 mod device;
 mod driver;
 mod embedded;
 #[allow(missing_docs)]
 mod generated;
+mod linear;
+mod plan;
+mod routing;
 
+pub use backend::Cuda;
 pub use device::Device;
 pub use driver::{device_count, driver_present};
 pub use embedded::{architectures, kernels_built};
+pub use linear::LinearPointers;
+pub use plan::{LinearPlan, Properties, Wish, Workspace, plan_linear};
+pub use routing::{DeviceRouting, RoutingShape};
 
 use crate::Result;
 

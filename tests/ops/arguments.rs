@@ -1,20 +1,20 @@
 //! Mistakes are named, and nothing is written.
 
 use gradroute::Error;
-use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options, ParamGrad};
+use gradroute::ops::{LayerOutputs, LinearInputs, Options, ParamGrad};
 use gradroute::problem::{Linear, Norm, Rows};
 use gradroute::projection::Sketch;
 use gradroute::routing::{LayerRouting, RegionMap};
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::representatives;
-use crate::support::run::{Ask, try_on};
+use crate::support::run::{Ask, Tested, try_on};
 use crate::support::weights::{Pattern, exact_sketches, record};
 
 const KEPT: f32 = 7.0;
 
 /// The call must fail naming `argument` and leave every buffer as it was.
-fn refuses<B: Backend>(backend: &mut B, case: &Case<f32>, argument: &str) {
+fn refuses<B: Tested>(backend: &mut B, case: &Case<f32>, argument: &str) {
     let (result, outputs) = try_on(backend, case, Ask::all(), &|_| KEPT);
     match result {
         Err(Error::Argument { argument: named, .. }) => {
@@ -27,8 +27,8 @@ fn refuses<B: Backend>(backend: &mut B, case: &Case<f32>, argument: &str) {
     }
 }
 
-fn each_op(mut check: impl FnMut(Case<f32>)) {
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+fn each_op<B: Tested>(mut check: impl FnMut(Case<f32>)) {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         let mut case = Case::exact(&name, problem, c as u64);
         Pattern::Mixed.apply(&mut case, 1);
         record(&mut case.layers, exact_sketches()[c % 5], false, 1.0);
@@ -37,9 +37,9 @@ fn each_op(mut check: impl FnMut(Case<f32>)) {
 }
 
 /// Inputs that are too short or too long, tokens outside the vocabulary.
-pub fn wrong_inputs<B: Backend>(make: impl Fn() -> B) {
+pub fn wrong_inputs<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    each_op(|case| {
+    each_op::<B>(|case| {
         let mut changed = |change: &dyn Fn(&mut Case<f32>), argument: &str| {
             let mut case = case.clone();
             change(&mut case);
@@ -67,9 +67,9 @@ pub fn wrong_inputs<B: Backend>(make: impl Fn() -> B) {
 }
 
 /// Routing of the wrong size, unknown categories, gates and scales that are no numbers.
-pub fn wrong_routing<B: Backend>(make: impl Fn() -> B) {
+pub fn wrong_routing<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    each_op(|case| {
+    each_op::<B>(|case| {
         // The last layer: a mistake in LoRA's second factor must not leave the first written.
         let last = case.layers.len() - 1;
         let mut changed = |change: &dyn Fn(&mut crate::support::case::Setup), argument: &str| {
@@ -90,7 +90,7 @@ pub fn wrong_routing<B: Backend>(make: impl Fn() -> B) {
 }
 
 /// Outputs of the wrong length, or that the layer does not have.
-pub fn wrong_outputs<B: Backend>(make: impl Fn() -> B) {
+pub fn wrong_outputs<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
     let mut named = |bias: bool,
                      options: Options,

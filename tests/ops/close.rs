@@ -1,13 +1,12 @@
 //! Random data: relative errors, and the bounds on half-precision inputs.
 
-use gradroute::ops::Backend;
 use gradroute::problem::{Conv2d, Conv2dSpec, Element, Padding, Rows};
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::{self, Named};
 use crate::support::compare::{Metrics, assert_all_close, assert_close, length};
 use crate::support::oracle::{Expected, expect};
-use crate::support::run::{Ask, Outputs, run_all, run_on};
+use crate::support::run::{Ask, Outputs, Tested, run_all, run_on};
 use crate::support::weights::{Pattern, record, sketches};
 
 /// Relative error of everything in f32.
@@ -17,23 +16,23 @@ const BOUND: f64 = 1e-5;
 const ORDER: f64 = 5e-7;
 
 /// Every op over its whole catalogue, in f32.
-pub fn every_op<B: Backend>(make: impl Fn() -> B) {
+pub fn every_op<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    cases::<f32>(catalogue::everything(false), |case| {
+    cases::<f32>(catalogue::everything::<B>(false), |case| {
         assert_all_close(case, &run_all(&mut backend, case), &expect::<f64, _>(case), BOUND);
     });
 }
 
 /// Every size in `0..=3`, in f32.
-pub fn small_sizes<B: Backend>(make: impl Fn() -> B) {
+pub fn small_sizes<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    cases::<f32>(catalogue::small(), |case| {
+    cases::<f32>(catalogue::small::<B>(), |case| {
         assert_all_close(case, &run_all(&mut backend, case), &expect::<f64, _>(case), BOUND);
     });
 }
 
 /// Sizes of a real network.
-pub fn large<B: Backend>(make: impl Fn() -> B) {
+pub fn large<B: Tested>(make: impl Fn() -> B) {
     let conv = Conv2dSpec {
         samples: 2,
         in_channels: 320,
@@ -70,9 +69,9 @@ fn cases<T: Element>(problems: Vec<Named>, mut check: impl FnMut(&Case<T>)) {
 
 /// Inputs in `T`: an error of at most 2 × (`dx`) or 3 × (`dw`, `db`, sketch) that of plain f32
 /// loops over the same inputs, rounded to the same output format.
-pub fn half_precision<B: Backend, T: Element>(make: impl Fn() -> B) {
+pub fn half_precision<B: Tested, T: Element>(make: impl Fn() -> B) {
     let mut backend = make();
-    cases::<T>(catalogue::everything(false), |case| {
+    cases::<T>(catalogue::everything::<B>(false), |case| {
         let (want, plain) = (expect::<f64, _>(case), expect::<f32, _>(case));
         for native in [false, true] {
             let ask = Ask { native, ..Ask::all() };

@@ -1,27 +1,26 @@
 //! Data on which every way to compute is exact: results must match bit for bit.
 
-use gradroute::ops::Backend;
 use gradroute::problem::Element;
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::{self, Named};
 use crate::support::compare::assert_exact;
 use crate::support::oracle::expect;
-use crate::support::run::{Ask, run_all, run_on};
+use crate::support::run::{Ask, Tested, run_all, run_on};
 use crate::support::weights::{Pattern, exact_sketches, record};
 
 /// Every op over its whole catalogue.
-pub fn every_op<B: Backend, T: Element>(make: impl Fn() -> B) {
-    all::<B, T>(make(), catalogue::everything(true));
+pub fn every_op<B: Tested, T: Element>(make: impl Fn() -> B) {
+    all::<B, T>(make(), catalogue::everything::<B>(true));
 }
 
 /// Every size in `0..=3`. A normalisation that small is not exact: `close` has it.
-pub fn small_sizes<B: Backend, T: Element>(make: impl Fn() -> B) {
+pub fn small_sizes<B: Tested, T: Element>(make: impl Fn() -> B) {
     let exact = |(_, problem): &Named| !matches!(problem, Problem::Norm(_));
-    all::<B, T>(make(), catalogue::small().into_iter().filter(exact).collect());
+    all::<B, T>(make(), catalogue::small::<B>().into_iter().filter(exact).collect());
 }
 
-fn all<B: Backend, T: Element>(mut backend: B, problems: Vec<Named>) {
+fn all<B: Tested, T: Element>(mut backend: B, problems: Vec<Named>) {
     for (c, (name, problem)) in problems.into_iter().enumerate() {
         // Convolutions meet every pattern, the long lists some of them in turn.
         let turns = if matches!(problem, Problem::Conv2d(_)) { 11 } else { 3 };
@@ -36,7 +35,7 @@ fn all<B: Backend, T: Element>(mut backend: B, problems: Vec<Named>) {
 }
 
 /// Overwriting NaN in f32, and adding to something in the input's format.
-fn check<B: Backend, T: Element>(backend: &mut B, mut case: Case<T>) {
+fn check<B: Tested, T: Element>(backend: &mut B, mut case: Case<T>) {
     let want = expect::<f64, T>(&case);
     assert_exact(&case, &run_all(backend, &case), &want, false, &|_| 0.0);
     case.layers.iter_mut().for_each(|setup| setup.accumulate = true);

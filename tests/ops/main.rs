@@ -9,20 +9,22 @@ mod support;
 mod arguments;
 mod autograd;
 mod close;
+mod cuda;
 mod exact;
 mod properties;
 mod reference;
 mod selection;
 
 /// Every case as a test of the backend that `$make` makes.
+/// `$ready` says whether there is such a backend.
 macro_rules! suite {
-    ($backend:ident, $make:expr) => {
+    ($backend:ident, $ready:expr, $make:expr) => {
         mod $backend {
             use half::{bf16, f16};
 
             use crate::{arguments, autograd, close, exact, properties, selection};
 
-            tests! { $make,
+            tests! { $ready, $make,
                 exact_f32: exact::every_op::<_, f32>,
                 exact_bf16: exact::every_op::<_, bf16>,
                 exact_f16: exact::every_op::<_, f16>,
@@ -50,22 +52,45 @@ macro_rules! suite {
             #[test]
             #[ignore = "takes a minute"]
             fn close_large() {
-                close::large($make);
+                if $ready() {
+                    close::large($make);
+                }
             }
         }
     };
 }
 
 macro_rules! tests {
-    ($make:expr, $($name:ident: $case:expr),* $(,)?) => {
+    ($ready:expr, $make:expr, $($name:ident: $case:expr),* $(,)?) => {
         $(
             #[test]
             fn $name() {
-                $case($make);
+                if $ready() {
+                    $case($make);
+                }
             }
         )*
     };
 }
 
-suite!(reference_backend, || gradroute::reference::Reference);
-suite!(cpu_backend, gradroute::cpu::Cpu::new);
+suite!(reference_backend, || true, || gradroute::reference::Reference);
+suite!(cpu_backend, || true, gradroute::cpu::Cpu::new);
+suite!(cuda_backend, crate::cuda::present, crate::cuda::open);
+
+/// As on a device so small that one block takes all samples of a tile.
+mod cuda_unsplit {
+    use half::{bf16, f16};
+
+    use crate::cuda::{open_small, present};
+    use crate::{close, exact, selection};
+
+    tests! { present, open_small,
+        exact_f32: exact::every_op::<_, f32>,
+        exact_bf16: exact::every_op::<_, bf16>,
+        exact_f16: exact::every_op::<_, f16>,
+        exact_small_f32: exact::small_sizes::<_, f32>,
+        close_f32: close::every_op,
+        nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,
+        nothing_to_add_changes_nothing: selection::nothing_to_add,
+    }
+}

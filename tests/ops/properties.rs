@@ -1,11 +1,10 @@
 //! What must hold between runs.
 
-use gradroute::ops::Backend;
 use gradroute::routing::LayerRouting;
 
 use crate::support::case::{Case, Random};
 use crate::support::catalogue::representatives;
-use crate::support::run::{Ask, Outputs, run_all, run_on};
+use crate::support::run::{Ask, Outputs, Tested, run_all, run_on};
 use crate::support::weights::{CATEGORIES, Pattern, exact_sketches, record, sketches};
 
 const PATTERNS: [Pattern; 6] = [
@@ -18,8 +17,8 @@ const PATTERNS: [Pattern; 6] = [
 ];
 
 /// Exact cases of every op and pattern.
-fn exact_cases(mut check: impl FnMut(Case<f32>)) {
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+fn exact_cases<B: Tested>(mut check: impl FnMut(Case<f32>)) {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         for (p, pattern) in PATTERNS.into_iter().enumerate() {
             let mut case = Case::exact(&name, problem.clone(), c as u64);
             pattern.apply(&mut case, (c * 7 + p) as u64);
@@ -45,10 +44,10 @@ fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
 }
 
 /// `dw` under the sum of two tables is the sum of the `dw` under each.
-pub fn linear_in_the_weights<B: Backend>(make: impl Fn() -> B) {
+pub fn linear_in_the_weights<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
     let mut random = Random::new(5);
-    exact_cases(|case| {
+    exact_cases::<B>(|case| {
         let mut table = || -> Vec<Vec<f32>> {
             let len = |setup: &crate::support::case::Setup| {
                 setup.routing.as_ref().unwrap().route_table().len()
@@ -70,9 +69,9 @@ pub fn linear_in_the_weights<B: Backend>(make: impl Fn() -> B) {
 
 /// A batch of several categories gives the sum of the batches of one category each, and every
 /// sample's own outputs.
-pub fn mixed_batch_is_the_sum<B: Backend>(make: impl Fn() -> B) {
+pub fn mixed_batch_is_the_sum<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    exact_cases(|case| {
+    exact_cases::<B>(|case| {
         let together = run_all(&mut backend, &case);
         let mut parts: Vec<(Vec<usize>, Outputs)> = Vec::new();
         for category in 0..CATEGORIES as u32 {
@@ -108,9 +107,9 @@ pub fn mixed_batch_is_the_sum<B: Backend>(make: impl Fn() -> B) {
 }
 
 /// A route weight of 0, or a closed gate, is the batch without the sample.
-pub fn weight_zero_is_absence<B: Backend>(make: impl Fn() -> B) {
+pub fn weight_zero_is_absence<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    exact_cases(|mut case| {
+    exact_cases::<B>(|mut case| {
         let away = |n: usize| n % 3 == 1;
         let keep: Vec<usize> = (0..case.problem.samples()).filter(|&n| !away(n)).collect();
         for by_gate in [true, false] {
@@ -143,11 +142,11 @@ pub fn weight_zero_is_absence<B: Backend>(make: impl Fn() -> B) {
 }
 
 /// The same bits on repeat, on a fresh backend, after other work, and with any number of threads.
-pub fn same_bits_on_repeat<B: Backend>(make: impl Fn() -> B + Sync) {
+pub fn same_bits_on_repeat<B: Tested>(make: impl Fn() -> B + Sync) {
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let pools = [pool(1), pool(2), pool(3)];
     let mut backend = make();
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         for (p, pattern) in PATTERNS.into_iter().enumerate() {
             let mut case = Case::<f32>::random(&name, problem.clone(), c as u64);
             pattern.apply(&mut case, p as u64);
@@ -165,9 +164,9 @@ pub fn same_bits_on_repeat<B: Backend>(make: impl Fn() -> B + Sync) {
 }
 
 /// Each output alone is the same as asked for with all others.
-pub fn alone_as_together<B: Backend>(make: impl Fn() -> B) {
+pub fn alone_as_together<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    exact_cases(|case| {
+    exact_cases::<B>(|case| {
         let together = run_all(&mut backend, &case);
         for ask in Ask::each() {
             let alone = run_on(&mut backend, &case, ask, &|_| f32::NAN);

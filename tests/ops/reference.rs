@@ -32,7 +32,11 @@ pub fn gradients(case: &Case<f32>) -> Vec<Gradients> {
 /// Relative error of at most 1e-13, but for the two-sided sketch's f32 signs.
 #[test]
 fn materialised_gradients_agree() {
-    let problems = [catalogue::everything(false), catalogue::small()].concat();
+    let problems = [
+        catalogue::everything::<gradroute::reference::Reference>(false),
+        catalogue::small::<gradroute::reference::Reference>(),
+    ]
+    .concat();
     for (c, (name, problem)) in problems.into_iter().enumerate() {
         for turn in 0..2 {
             let mut case = Case::<f32>::random(&name, problem.clone(), 77 + c as u64);

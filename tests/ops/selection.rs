@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use gradroute::ops::Backend;
 use gradroute::problem::Element;
 use gradroute::routing::LayerRouting;
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::representatives;
-use crate::support::run::{Ask, run_all, run_on};
+use crate::support::run::{Ask, Tested, run_all, run_on};
 use crate::support::weights::{CATEGORIES, Pattern, record, sketches};
 
 /// The category that is routed away.
@@ -49,10 +48,10 @@ fn away<T>(case: &Case<T>) -> Vec<usize> {
 }
 
 /// `dw`, `db` and the other samples' outputs keep their bits; a flow weight of 0 gives zeros.
-pub fn routed_away_samples<B: Backend, T: Element>(make: impl Fn() -> B) {
+pub fn routed_away_samples<B: Tested, T: Element>(make: impl Fn() -> B) {
     let mut backend = make();
     let gradients = Ask { dx: true, dw: true, db: true, touched: true, ..Ask::default() };
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         for pattern in [Pattern::Fractional, Pattern::Outputs, Pattern::Inputs, Pattern::Mixed] {
             for by_gate in [false, true] {
                 let mut case = Case::<T>::random(&name, problem.clone(), c as u64);
@@ -98,9 +97,9 @@ pub fn routed_away_samples<B: Backend, T: Element>(make: impl Fn() -> B) {
 
 /// A sample that may not train an owned region leaves it alone, while the rest of the layer
 /// shows its NaN.
-pub fn owned_regions<B: Backend>(make: impl Fn() -> B) {
+pub fn owned_regions<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         for pattern in [Pattern::Outputs, Pattern::Inputs] {
             let mut case = Case::<f32>::random(&name, problem.clone(), c as u64);
             pattern.apply(&mut case, c as u64);
@@ -139,10 +138,10 @@ pub fn owned_regions<B: Backend>(make: impl Fn() -> B) {
 }
 
 /// Where every sample is routed away, adding changes no bit and overwriting gives zeros.
-pub fn nothing_to_add<B: Backend>(make: impl Fn() -> B) {
+pub fn nothing_to_add<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
     let before = |at: usize| [1.5, -0.0, 3e-39, -7.0, 0.0][at % 5];
-    for (c, (name, problem)) in representatives().into_iter().enumerate() {
+    for (c, (name, problem)) in representatives::<B>().into_iter().enumerate() {
         let mut case = Case::<f32>::random(&name, problem, c as u64);
         Pattern::Zeros.apply(&mut case, 0);
         case.layers.iter_mut().for_each(|setup| setup.categories.fill(AWAY));

@@ -5,6 +5,7 @@ use gradroute::problem::{
 };
 
 use super::case::Problem;
+use super::run::Tested;
 
 /// A problem and what it is called in a failure.
 pub type Named = (String, Problem);
@@ -207,13 +208,19 @@ pub fn loras() -> Vec<Named> {
     all
 }
 
-/// Every op, with or without data that is exact.
-pub fn everything(exact: bool) -> Vec<Named> {
-    [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()].concat()
+fn covered<B: Tested>(mut problems: Vec<Named>) -> Vec<Named> {
+    problems.retain(|(_, problem)| B::covers(problem));
+    problems
 }
 
-/// One problem of each op with several samples and no empty one: for properties.
-pub fn representatives() -> Vec<Named> {
+/// Every op of a backend, with or without data that is exact.
+pub fn everything<B: Tested>(exact: bool) -> Vec<Named> {
+    let all = [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()];
+    covered::<B>(all.concat())
+}
+
+/// One problem of each op of a backend with several samples and no empty one: for properties.
+pub fn representatives<B: Tested>() -> Vec<Named> {
     let rows = Rows::new([0, 3, 4, 9, 11, 15, 16]).unwrap();
     let one_each = Rows::uniform(6, 1).unwrap();
     let long = Rows::uniform(6, 40).unwrap();
@@ -232,7 +239,7 @@ pub fn representatives() -> Vec<Named> {
     let norm = |name: &str, norm: gradroute::Result<Norm>| {
         (format!("{name} norm"), Problem::Norm(norm.unwrap().with_bias(true)))
     };
-    vec![
+    covered::<B>(vec![
         linear(rows.clone(), 10, 14, true),
         linear(one_each, 33, 18, true),
         linear(long, 24, 20, false),
@@ -244,11 +251,11 @@ pub fn representatives() -> Vec<Named> {
         norm("group", Norm::group(6, 8, 4, 2, 0.0)),
         ("embedding".into(), Problem::Embedding(Embedding::new(rows.clone(), 6, 9).unwrap())),
         ("lora".into(), Problem::Lora(Lora::new(rows, 12, 10, 4, 0.5).unwrap())),
-    ]
+    ])
 }
 
-/// Every size in `0..=3`, of every op.
-pub fn small() -> Vec<Named> {
+/// Every size in `0..=3`, of every op of a backend.
+pub fn small<B: Tested>() -> Vec<Named> {
     let mut all = Vec::new();
     for code in 0..256 {
         let [a, b, c, d] = [code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6];
@@ -285,5 +292,5 @@ pub fn small() -> Vec<Named> {
             }
         }
     }
-    all
+    covered::<B>(all)
 }

@@ -1,13 +1,33 @@
 //! Running a case on a backend.
 
 use gradroute::Result;
+use gradroute::cpu::Cpu;
+use gradroute::cuda::Cuda;
 use gradroute::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs,
     NormInputs, ParamGrad,
 };
 use gradroute::problem::{Element, GradientShape};
+use gradroute::reference::Reference;
 
 use super::case::{Case, Problem, Setup};
+
+/// A backend under test.
+pub trait Tested: Backend {
+    /// Whether it computes such a problem.
+    fn covers(_: &Problem) -> bool {
+        true
+    }
+}
+
+impl Tested for Reference {}
+impl Tested for Cpu {}
+
+impl Tested for Cuda {
+    fn covers(problem: &Problem) -> bool {
+        matches!(problem, Problem::Linear(_))
+    }
+}
 
 /// Which outputs are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -35,6 +35,12 @@ const STEPS: &[Step] = &[
         arguments: &["softcuda", "test", "--release", "--test", "cuda_probe"],
         variable: Some(("GRADROUTE_REQUIRE_GPU", "1")),
     },
+    // The op suite of every backend, here on the kernels.
+    Step {
+        name: "ops on device",
+        arguments: &["softcuda", "test", "--release", "--test", "ops", "--", "cuda_"],
+        variable: Some(("GRADROUTE_REQUIRE_GPU", "1")),
+    },
     step(
         "example",
         &["run", "--release", "--example", "glyph_diffusion", "--", "--quick", "--out", QUICK_RUN],

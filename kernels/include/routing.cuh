@@ -1,0 +1,89 @@
+// A layer's routing: regions, mask table, categories and gates.
+#pragma once
+
+#include "gradroute.h"
+
+namespace gradroute {
+
+struct Routing {
+    const GradrouteLayer &layer;
+    const uint32_t *categories;
+    const float *table;
+    const float *gates;
+    const uint32_t *map;
+
+    // route[category of n, region] · gate[n]; a closed gate selects, as a weight of 0 does.
+    __device__ float weight(uint32_t n, uint32_t region) const {
+        if (layer.regions == 0) {
+            return 1.0f;
+        }
+        const float gate = gates == nullptr ? 1.0f : gates[n];
+        const float weight = table[uint64_t(categories[n]) * layer.regions + region];
+        return gate == 0.0f ? 0.0f : weight * gate;
+    }
+
+    // Whether a sample's weight is 0 everywhere.
+    __device__ bool away(uint32_t n) const {
+        for (uint32_t region = 0; region < layer.regions; ++region) {
+            if (weight(n, region) != 0.0f) {
+                return false;
+            }
+        }
+        return layer.regions != 0;
+    }
+
+    __device__ uint32_t output_span(uint32_t o) const {
+        return layer.regions == 0 ? 0 : span(map, layer.output_spans, o);
+    }
+    __device__ uint32_t input_span(uint32_t column) const {
+        return layer.regions == 0
+            ? 0
+            : span(map + layer.output_spans, layer.input_spans, column % layer.features);
+    }
+
+    __device__ uint32_t bias_region(uint32_t o) const {
+        return layer.regions == 0 ? 0 : bias_regions()[output_span(o)];
+    }
+    __device__ uint32_t flow_region(uint32_t input_span) const {
+        return layer.regions == 0 ? 0 : bias_regions()[layer.output_spans + input_span];
+    }
+    __device__ uint32_t region(uint32_t output_span, uint32_t input_span) const {
+        return layer.regions == 0 ? 0
+                                  : bias_regions()[layer.output_spans + layer.input_spans
+                                                   + output_span * layer.input_spans + input_span];
+    }
+
+  private:
+    __device__ const uint32_t *bias_regions() const {
+        return map + layer.output_spans + layer.input_spans;
+    }
+    // The span that holds a place: the first that ends behind it, else the last.
+    __device__ static uint32_t span(const uint32_t *ends, uint32_t count, uint32_t place) {
+        uint32_t low = 0, high = count - 1;
+        while (low < high) {
+            const uint32_t middle = (low + high) / 2;
+            if (ends[middle] > place) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        return low;
+    }
+};
+
+// The sample that owns a row: the last whose rows begin at or before it, empty ones left out.
+__device__ inline uint32_t sample_of(const uint64_t *offsets, uint32_t samples, uint64_t row) {
+    uint32_t low = 0, high = samples - 1;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (offsets[middle + 1] > row) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+}  // namespace gradroute
