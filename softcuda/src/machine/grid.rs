@@ -38,7 +38,7 @@ const PATIENCE: u32 = 64;
 pub fn run(launch: &Launch<'_>, settings: &Settings) -> Result<Counters, Box<Report>> {
     let clusters = launch.blocks() / u64::from(launch.blocks_of_cluster());
     let talks = launch.cooperative || launch.kernel.talks();
-    launch.device.begin(launch.number, launch.blocks(), talks);
+    let _running = launch.device.begin(launch.number, launch.blocks(), talks);
     if talks {
         return together(launch, settings, clusters);
     }

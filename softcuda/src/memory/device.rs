@@ -103,15 +103,26 @@ struct Table {
     used: u64,
 }
 
-/// The launches that ran last, by number.
+/// The launches that run, by number.
 #[derive(Debug, Default)]
 struct Launches {
     begun: u64,
     grids: BTreeMap<u64, Arc<Grid>>,
 }
 
-/// So many launches may run at once.
-const CONCURRENT: usize = 128;
+/// A launch that runs, until this is dropped.
+#[derive(Debug)]
+pub struct Running<'a> {
+    device: &'a Device,
+    number: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut launches = self.device.launches.lock().expect(UNPOISONED);
+        launches.grids.remove(&self.number);
+    }
+}
 
 /// Global memory: every allocation of the device. Shared by all cores, hence `&self`.
 #[derive(Debug, Default)]
@@ -136,20 +147,19 @@ impl Device {
     }
 
     /// Tells that a launch begins, of so many blocks; `talks` if they may order each other.
-    pub fn begin(&self, number: u64, blocks: u64, talks: bool) {
+    #[must_use]
+    pub fn begin(&self, number: u64, blocks: u64, talks: bool) -> Running<'_> {
         let mut launches = self.launches.lock().expect(UNPOISONED);
         launches.begun += 1;
         let grid = Grid::new(launches.begun, blocks, talks);
         launches.grids.insert(number, Arc::new(grid));
-        if launches.grids.len() > CONCURRENT {
-            launches.grids.pop_first();
-        }
+        Running { device: self, number }
     }
 
-    /// A launch that has begun.
+    /// A launch that runs.
     pub(super) fn grid(&self, number: u64) -> Arc<Grid> {
         let launches = self.launches.lock().expect(UNPOISONED);
-        launches.grids.get(&number).expect("launches are begun").clone()
+        launches.grids.get(&number).expect("it runs").clone()
     }
 
     /// The begin of a new allocation, 512-byte aligned; `None` when memory is full or `bytes` is 0.
@@ -348,5 +358,21 @@ impl View<'_> {
             }
             None => "outside every allocation".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_launch_outlives_many_short_ones() {
+        let device = Device::new(1 << 20);
+        let _long = device.begin(1, 1, false);
+        for number in 2..1000 {
+            let _short = device.begin(number, 1, false);
+        }
+        assert_eq!(device.grid(1).id, 1);
+        assert_eq!(device.launches.lock().unwrap().grids.len(), 1);
     }
 }
