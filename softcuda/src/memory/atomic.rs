@@ -4,8 +4,9 @@
 //! fixed order (see [`super::Access::talks`]), so results repeat.
 
 use super::access::{self, Located, generic};
+use super::by_lane::{self, Part};
+use super::elements::{Buffer, Target, WIDEST, put, take};
 use super::global::Toucher;
-use super::transfer::{self, Buffer, Part, Target, WIDEST};
 use super::{Memory, strong, traffic};
 use crate::alu::float::flush;
 use crate::alu::{Format, Rounding};
@@ -151,20 +152,20 @@ struct Exchange {
 }
 
 pub fn execute(op: &Atomic, ctx: &mut Context<'_>, mask: Mask) -> Executed {
-    let addresses = transfer::addresses(ctx, &op.at, mask)?;
+    let addresses = by_lane::addresses(ctx, &op.at, mask)?;
     let width = op.width();
     let empty = [[0; WIDEST]; LANES];
     let bytes = width * op.operands.len();
     let mut all = Exchange { bytes, operands: empty, swaps: empty, old: empty, changed: 0 };
     for (index, &source) in op.operands.iter().enumerate() {
-        transfer::take(ctx, source, width, &mut all.operands, index * width);
+        take(ctx, source, width, &mut all.operands, index * width);
     }
     if let Some(source) = op.swap {
-        transfer::take(ctx, source, width, &mut all.swaps, 0);
+        take(ctx, source, width, &mut all.swaps, 0);
     }
     ctx.count(Counter::Atomics, u64::from(mask.count_ones()));
     strong::loads(&op.at, ctx, &addresses, mask);
-    for (part, mask) in transfer::parts(op.at.space, &addresses, mask) {
+    for (part, mask) in by_lane::parts(op.at.space, &addresses, mask) {
         match part {
             _ if mask == 0 => {}
             Part::Global => global(op, ctx, &addresses, mask, &mut all)?,
@@ -184,7 +185,7 @@ pub fn execute(op: &Atomic, ctx: &mut Context<'_>, mask: Mask) -> Executed {
         ctx.cluster.changes += 1;
     }
     for (index, target) in op.old.iter().enumerate() {
-        transfer::put(ctx, *target, width, mask, &all.old, index * width);
+        put(ctx, *target, width, mask, &all.old, index * width);
     }
     Ok(Flow::Next)
 }
@@ -228,7 +229,7 @@ fn shared(
     traffic::shared(ctx, addresses, mask, *bytes);
     let unit = ctx.unit();
     for lane in lanes(mask) {
-        let (rank, addr) = transfer::shared_place(ctx, op.at.space, addresses[lane]);
+        let (rank, addr) = by_lane::shared_place(ctx, op.at.space, addresses[lane]);
         let old = &mut old[lane][..*bytes];
         let next = |old: &[u8]| op.next(old, &operands[lane], &swaps[lane], false);
         let one = access::with_shared(

@@ -1,8 +1,10 @@
 //! Local memory of a warp's lanes, grown to what is used.
 
-use super::LOCAL_BYTES;
+use super::elements::Buffer;
+use super::{LOCAL_BYTES, access};
 use crate::fault::{Check, Fault};
 use crate::ir::{LANES, Mask};
+use crate::machine::Context;
 use crate::registers::lanes;
 
 /// One word of every lane, with the lanes in which each of its bytes has been written.
@@ -108,4 +110,71 @@ fn check(lane: usize, at: u32, bytes: usize) -> Result<(), Fault> {
 
 fn fault(check: Check, what: &str, lane: usize, at: u32) -> Fault {
     Fault::new(check, what).lane(lane).address(u64::from(at))
+}
+
+/// True if the lanes address the same whole words of their local memory.
+fn rowwise(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> Option<u32> {
+    let first = addresses[mask.trailing_zeros() as usize];
+    let same = (0..LANES).all(|lane| mask >> lane & 1 == 0 || addresses[lane] == first);
+    let addr = first as u32;
+    let inside = u64::from(addr) + bytes as u64 <= u64::from(LOCAL_BYTES);
+    let whole = bytes.is_multiple_of(4) && (addr as usize).is_multiple_of(bytes);
+    (same && inside && whole).then_some(addr)
+}
+
+/// Reads `bytes` bytes of each lane.
+pub fn read_lanes(
+    ctx: &mut Context<'_>,
+    addresses: &[u64; LANES],
+    mask: Mask,
+    bytes: usize,
+    buffer: &mut Buffer,
+) -> Result<(), Fault> {
+    ctx.count(crate::counters::Counter::LocalAccesses, u64::from(mask.count_ones()));
+    let local = &ctx.warp.local;
+    if let Some(addr) = rowwise(addresses, mask, bytes) {
+        let rows = (0..bytes).step_by(4).map(|at| local.row(mask, addr + at as u32));
+        if let Some(rows) = rows.collect::<Option<Vec<_>>>() {
+            for (at, row) in (0..).step_by(4).zip(rows) {
+                for lane in lanes(mask) {
+                    buffer[lane][at..at + 4].copy_from_slice(&row[lane].to_le_bytes());
+                }
+            }
+            return Ok(());
+        }
+    }
+    for lane in lanes(mask) {
+        let addr = addresses[lane] as u32;
+        access::aligned(u64::from(addr), bytes).map_err(|fault| fault.lane(lane))?;
+        local.read(lane, addr, &mut buffer[lane][..bytes])?;
+    }
+    Ok(())
+}
+
+/// Writes `bytes` bytes of each lane.
+pub fn write_lanes(
+    ctx: &mut Context<'_>,
+    addresses: &[u64; LANES],
+    mask: Mask,
+    bytes: usize,
+    buffer: &Buffer,
+) -> Result<(), Fault> {
+    ctx.count(crate::counters::Counter::LocalAccesses, u64::from(mask.count_ones()));
+    let local = &mut ctx.warp.local;
+    if let Some(addr) = rowwise(addresses, mask, bytes) {
+        for at in (0..bytes).step_by(4) {
+            let word = |lane: usize| &buffer[lane][at..at + 4];
+            let words = std::array::from_fn(|lane| {
+                u32::from_le_bytes(word(lane).try_into().expect("four bytes"))
+            });
+            local.set_row(mask, addr + at as u32, &words);
+        }
+        return Ok(());
+    }
+    for lane in lanes(mask) {
+        let addr = addresses[lane] as u32;
+        access::aligned(u64::from(addr), bytes).map_err(|fault| fault.lane(lane))?;
+        local.write(lane, addr, &buffer[lane][..bytes])?;
+    }
+    Ok(())
 }

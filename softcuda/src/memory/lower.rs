@@ -135,7 +135,7 @@ fn modifiers<'a>(l: &Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<(Modifiers,
     let Some(ty) = found.ty else { return l.error(format!("{} without a type", i.parts[0])) };
     let bytes = ty.bytes() as usize * found.vector;
     let global = matches!(found.space, Space::Global | Space::Generic);
-    let most = if global { super::transfer::WIDEST } else { 16 };
+    let most = if global { super::elements::WIDEST } else { 16 };
     if ty == Ty::Pred || bytes > most {
         return l.error(format!("{} of {bytes} bytes", i.parts.join(".")));
     }

@@ -12,7 +12,9 @@
 mod access;
 mod address;
 mod atomic;
+mod by_lane;
 mod device;
+mod elements;
 mod global;
 mod grid;
 mod local;
@@ -37,15 +39,15 @@ pub use access::{
 };
 pub use address::Address;
 pub use atomic::{Atomic, Operation, reduce};
+pub use by_lane::{global_read_lanes, shared_read_lanes, shared_write_lanes};
 pub use device::{Device, OutsideAllocation};
+pub use elements::{Buffer, Target, WIDEST};
 pub use local::Local;
 pub use lower::{forget_unread, lower};
 pub use order::{Clock, Order};
 pub use shared::Shared;
 pub use traffic::{global as count_global, shared as count_shared};
-pub use transfer::{
-    Buffer, Load, Store, Target, WIDEST, global_read_lanes, shared_read_lanes, shared_write_lanes,
-};
+pub use transfer::{Load, Store};
 
 /// Local memory of a lane, as on hardware.
 pub const LOCAL_BYTES: u32 = 512 << 10;

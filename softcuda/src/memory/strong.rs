@@ -5,8 +5,8 @@
 //! the next fence on.
 
 use super::access::cluster_address;
+use super::by_lane::shared_place;
 use super::grid::Strength;
-use super::transfer::shared_place;
 use super::{Memory, Scope, Semantics};
 use crate::ir::{LANES, Mask, SHARED_WINDOW, Space, WINDOW_BYTES};
 use crate::machine::Context;

@@ -7,8 +7,12 @@
 //! Two accesses race if one of them writes, nothing orders them and not both are strong (atomic,
 //! relaxed, volatile …). A write that leaves its bytes as they are does not race with other writes.
 
-use crate::ir::{LANES, Mask};
-use crate::registers::lanes;
+mod group;
+mod mark;
+
+use mark::{Mark, eighth, part};
+
+pub use group::{consecutive, groups};
 
 /// Eighths of a cell.
 pub const PLACES: usize = 8;
@@ -22,17 +26,6 @@ pub enum Kind {
     Volatile,
     /// Atomic, relaxed, acquire, release.
     Strong,
-}
-
-/// One party's accesses of one kind in one of its intervals.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Mark {
-    pub who: u32,
-    pub interval: u32,
-    /// One bit per byte of the cell; none: no mark.
-    bytes: u32,
-    kind: Kind,
-    at: Places,
 }
 
 /// By eighth of a cell: thread and instruction, packed as the [`Happened`] at hand likes.
@@ -104,147 +97,6 @@ pub struct Cell<const BYTES: usize> {
 struct More {
     writes: Vec<Mark>,
     reads: Vec<Mark>,
-}
-
-/// The eighth of a byte.
-const fn eighth<const BYTES: usize>(byte: u32) -> usize {
-    byte as usize / (BYTES / PLACES)
-}
-
-/// The bytes of an eighth.
-const fn part<const BYTES: usize>(eighth: usize) -> u32 {
-    let width = BYTES / PLACES;
-    ((1 << width) - 1) << (eighth * width)
-}
-
-/// All bytes of a cell.
-const fn whole<const BYTES: usize>() -> u32 {
-    u32::MAX >> (32 - BYTES)
-}
-
-/// All bytes of the eighths that hold one of these.
-const fn spread<const BYTES: usize>(bytes: u32) -> u32 {
-    match BYTES / PLACES {
-        2 => ((bytes | bytes >> 1) & 0x5555_5555) * 3,
-        _ => ((bytes | bytes >> 1 | bytes >> 2 | bytes >> 3) & 0x1111_1111) * 15,
-    }
-}
-
-impl Mark {
-    fn is(&self, touch: &Touch) -> bool {
-        self.who == touch.who && self.interval == touch.interval && self.kind == touch.kind
-    }
-
-    fn both_strong(&self, touch: &Touch) -> bool {
-        match self.kind.min(touch.kind) {
-            Kind::Plain => false,
-            Kind::Volatile => self.kind != touch.kind || self.who != touch.who,
-            Kind::Strong => true,
-        }
-    }
-
-    /// True if in these bytes mark and access are the same thread's: what nearly all are that nothing
-    /// else orders.
-    #[inline]
-    fn own<const BYTES: usize, H: Happened>(&self, common: u32, here: &Here) -> bool {
-        let differs = |n: usize| self.at[n] ^ here.at[n];
-        let all = (0..PLACES).fold(0, |apart, n| apart | differs(n));
-        let apart = match all & H::WHO {
-            0 => 0,
-            _ => (0..PLACES)
-                .filter(|&n| common & part::<BYTES>(n) != 0)
-                .fold(0, |apart, n| apart | differs(n)),
-        };
-        H::WHO == 0 || apart & H::WHO == 0 && !here.several
-    }
-
-    /// An eighth in which an access races with this mark: of the first lane concerned.
-    #[inline(always)]
-    fn races<const BYTES: usize, H: Happened>(
-        &self,
-        touch: &Touch,
-        bytes: u32,
-        here: &Here,
-        order: &H,
-    ) -> Option<usize> {
-        match self.bytes & bytes {
-            0 => None,
-            common => self.first_race::<BYTES, H>(touch, common, here, order),
-        }
-    }
-
-    fn first_race<const BYTES: usize, H: Happened>(
-        &self,
-        touch: &Touch,
-        common: u32,
-        here: &Here,
-        order: &H,
-    ) -> Option<usize> {
-        if self.both_strong(touch)
-            || order.all_before(self.who, self.interval)
-            || self.who == touch.who && self.own::<BYTES, H>(common, here)
-        {
-            return None;
-        }
-        let racing = (0..PLACES).filter(|&n| {
-            common & part::<BYTES>(n) != 0
-                && !order.before(self.who, self.interval, self.at[n], here.at[n])
-        });
-        racing.min_by_key(|&n| here.at[n] % LANES as u32)
-    }
-
-    /// Takes an access into the mark; false if it must have one of its own.
-    #[inline]
-    fn add<const BYTES: usize, H: Happened>(&mut self, bytes: u32, here: &Here) -> bool {
-        let common = spread::<BYTES>(self.bytes) & spread::<BYTES>(bytes);
-        if !self.own::<BYTES, H>(common, here) {
-            return self.merge::<BYTES, H>(bytes, here);
-        }
-        if bytes == whole::<BYTES>() {
-            self.at = here.at;
-        } else {
-            for (n, (place, &here)) in self.at.iter_mut().zip(&here.at).enumerate() {
-                *place = if bytes & part::<BYTES>(n) != 0 { here } else { *place };
-            }
-        }
-        self.bytes |= bytes;
-        true
-    }
-
-    fn merge<const BYTES: usize, H: Happened>(&mut self, bytes: u32, here: &Here) -> bool {
-        let mut merged = self.at;
-        for (n, place) in merged.iter_mut().enumerate() {
-            let (old, new) = (self.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
-            *place = match (old, new) {
-                (_, 0) => self.at[n],
-                (0, _) => here.at[n],
-                _ => match H::merge(self.at[n], here.at[n], old == new) {
-                    Some(place) => place,
-                    None => return false,
-                },
-            };
-        }
-        self.at = merged;
-        self.bytes |= bytes;
-        true
-    }
-
-    /// True if an access makes this mark superfluous: it is ordered before, and what could race with it
-    /// would race with that too.
-    fn replaced<const BYTES: usize, H: Happened>(
-        &self,
-        touch: &Touch,
-        bytes: u32,
-        here: &Here,
-        order: &mut H,
-    ) -> bool {
-        let plain = Touch { kind: Kind::Plain, ..*touch };
-        self.bytes == 0
-            || self.bytes & !bytes == 0
-                && self.kind >= touch.kind
-                && self.races::<BYTES, H>(&plain, self.bytes, here, order).is_none()
-            || order.settled(self.who, self.interval)
-    }
 }
 
 impl<const BYTES: usize> Cell<BYTES> {
@@ -392,93 +244,4 @@ impl<const BYTES: usize> Cell<BYTES> {
         list.retain(|mark| !mark.replaced::<BYTES, H>(touch, bytes, here, order));
         list.push(mark);
     }
-}
-
-/// Consecutive lanes' accesses of one cell, which count as one.
-#[derive(Debug, Clone, Copy)]
-pub struct Group {
-    pub cell: usize,
-    /// One bit per byte of the cell.
-    pub bytes: u32,
-    pub here: Here,
-    pub lanes: Mask,
-}
-
-/// Puts the lanes' accesses of `width` bytes, each aligned to its width and no wider than a cell, together by
-/// cell, in the order of lanes. Lanes that write the same byte stay apart.
-pub fn groups<const BYTES: usize, H: Happened, E>(
-    offsets: &[u32; LANES],
-    mask: Mask,
-    width: usize,
-    write: bool,
-    place: impl Fn(usize) -> u32,
-    mut act: impl FnMut(&Group) -> Result<(), E>,
-) -> Result<(), E> {
-    if width >= BYTES / PLACES
-        && (offsets[0] as usize).is_multiple_of(BYTES)
-        && consecutive(offsets, mask, width)
-    {
-        return in_order::<BYTES, E>(offsets[0] as usize / BYTES, width, place, act);
-    }
-    let all = u32::MAX >> (32 - width);
-    let eighths = width.div_ceil(BYTES / PLACES);
-    let empty = Here { at: [0; PLACES], several: false };
-    let mut group = Group { cell: usize::MAX, bytes: 0, here: empty, lanes: 0 };
-    for lane in lanes(mask) {
-        let offset = offsets[lane] as usize;
-        let (cell, from) = (offset / BYTES, offset % BYTES);
-        let (bytes, here) = (all << from, place(lane));
-        let first = from / (BYTES / PLACES);
-        let mut joins = cell == group.cell && !(write && group.bytes & bytes != 0);
-        if joins {
-            for n in first..first + eighths {
-                let (old, new) = (group.bytes & part::<BYTES>(n), bytes & part::<BYTES>(n));
-                let at = &mut group.here.at[n];
-                group.here.several |= old != 0;
-                match if old == 0 { Some(here) } else { H::merge(*at, here, old == new) } {
-                    Some(place) => *at = place,
-                    None => joins = false,
-                }
-            }
-        }
-        if !joins {
-            if group.lanes != 0 {
-                act(&group)?;
-            }
-            group = Group { cell, bytes: 0, here: empty, lanes: 0 };
-            group.here.at[first..first + eighths].fill(here);
-        }
-        group.bytes |= bytes;
-        group.lanes |= 1 << lane;
-    }
-    if group.lanes != 0 { act(&group) } else { Ok(()) }
-}
-
-/// True if all lanes access one piece of memory, each its own part of it in the order of lanes.
-pub fn consecutive(offsets: &[u32; LANES], mask: Mask, width: usize) -> bool {
-    let mut strayed = 0;
-    for (lane, &offset) in offsets.iter().enumerate() {
-        strayed |= offset.wrapping_sub(offsets[0]) ^ (lane * width) as u32;
-    }
-    mask == Mask::MAX && strayed == 0
-}
-
-/// The groups of a piece of memory that begins with a cell.
-fn in_order<const BYTES: usize, E>(
-    first: usize,
-    width: usize,
-    place: impl Fn(usize) -> u32,
-    mut act: impl FnMut(&Group) -> Result<(), E>,
-) -> Result<(), E> {
-    let lanes = BYTES / width;
-    let each = PLACES / lanes;
-    let bytes = whole::<BYTES>();
-    for cell in 0..LANES / lanes {
-        let from = cell * lanes;
-        let at = std::array::from_fn(|n| place(from + n / each));
-        let lanes = (Mask::MAX >> (LANES - lanes)) << from;
-        let here = Here { at, several: false };
-        act(&Group { cell: first + cell, bytes, here, lanes })?;
-    }
-    Ok(())
 }

@@ -1,27 +1,25 @@
 //! Shared memory of a block, with the races between warps and between lanes of a warp.
 
+mod actor;
+mod pending;
+
 use super::access::aligned;
-use super::order::Order;
-use super::shadow::{Cell, Conflict, Happened, Here, Kind, Touch, consecutive, groups};
-use super::transfer::Buffer;
-use crate::fault::{Check, Fault, Party};
+use super::elements::Buffer;
+use super::shadow::{Cell, Conflict, Here, Touch, consecutive, groups};
+use crate::fault::{Check, Fault};
 use crate::ir::{LANES, Mask};
 use crate::registers::lanes;
+
+use actor::place;
+use pending::Pending;
+
+pub use actor::{Actor, lane_of, party_of};
 
 /// Bytes whose state is kept together.
 pub const GRANULE: usize = 16;
 /// Granules that get state together, when first needed.
 const CHUNK: usize = 64;
 
-/// Words that an unfinished asynchronous copy will write, in one granule.
-#[derive(Debug, Clone, Default)]
-struct Pending {
-    bytes: u16,
-    /// By word: the copy.
-    by: [Option<Party>; GRANULE / 4],
-}
-
-/// Shared memory of a block.
 #[derive(Debug)]
 pub struct Shared {
     bytes: Vec<u8>,
@@ -40,17 +38,6 @@ struct Touched {
     cells: Vec<Option<Box<[Cell<GRANULE>; CHUNK]>>>,
 }
 
-/// The warp that accesses shared memory, and how.
-pub struct Actor<'a> {
-    pub order: &'a mut Order,
-    /// As whom the access counts: the warp, or an asynchronous unit.
-    pub unit: usize,
-    pub warp: usize,
-    pub pc: u32,
-    pub kind: Kind,
-}
-
-/// Why an access is refused.
 #[derive(Debug)]
 pub enum Refusal {
     Fault(Fault),
@@ -61,81 +48,6 @@ pub enum Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         Refusal::Fault(fault)
-    }
-}
-
-const LANE: u32 = 31;
-
-/// A place: the instruction, the lane and, if several lanes were there, another of them.
-fn place(pc: u32, lane: usize) -> u32 {
-    let lane = lane as u32;
-    pc << 10 | lane << 5 | lane
-}
-
-fn first(place: u32) -> u32 {
-    place & LANE
-}
-
-fn second(place: u32) -> u32 {
-    place >> 5 & LANE
-}
-
-/// Instruction and lane of the earlier place of a conflict; of two lanes not the one that is `here` now.
-pub fn party_of(place: u32, here: Option<u32>) -> (u32, u32) {
-    let lane = if here == Some(first(place)) { second(place) } else { first(place) };
-    (place >> 10, lane)
-}
-
-/// The lane of the later place.
-pub fn lane_of(place: u32) -> u32 {
-    first(place)
-}
-
-impl Actor<'_> {
-    fn touch(&self, write: bool) -> Touch {
-        let interval = self.order.now(self.unit);
-        Touch { who: self.unit as u32, interval, kind: self.kind, write }
-    }
-}
-
-impl Happened for Actor<'_> {
-    fn before(&self, who: u32, interval: u32, place: u32, here: u32) -> bool {
-        let who = who as usize;
-        if who != self.warp {
-            return self.all_before(who as u32, interval);
-        }
-        let seen = |lane, of| self.order.seen_by_lane(who, lane as usize, of as usize, interval);
-        [first(here), second(here)]
-            .iter()
-            .all(|&lane| seen(lane, first(place)) && seen(lane, second(place)))
-    }
-
-    fn all_before(&self, who: u32, interval: u32) -> bool {
-        let who = who as usize;
-        match who == self.warp {
-            true => self.order.seen_by_all(who, interval),
-            false => who == self.unit || self.order.seen(self.warp, who, interval),
-        }
-    }
-
-    fn never(&self) -> bool {
-        false
-    }
-
-    fn settled(&mut self, who: u32, interval: u32) -> bool {
-        self.order.settled(who as usize, interval)
-    }
-
-    const WHO: u32 = LANE << 5 | LANE;
-
-    fn merge(earlier: u32, later: u32, same: bool) -> Option<u32> {
-        let (one, other) = (first(earlier), second(later));
-        if one == second(earlier) && one == first(later) && one == other {
-            return Some(later);
-        }
-        let candidates = [other, first(later), second(earlier)];
-        let different = candidates.into_iter().find(|&lane| lane != one).unwrap_or(one);
-        same.then_some(later & !(LANE << 5 | LANE) | different << 5 | one)
     }
 }
 
@@ -157,56 +69,6 @@ impl Shared {
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
-    }
-
-    /// Marks the destination of an asynchronous copy: an access before its end is a fault.
-    pub fn mark_pending(&mut self, addr: u32, bytes: u32, by: Party) {
-        let chunks = self.initialised.len().div_ceil(CHUNK);
-        self.pending.resize(chunks, None);
-        for (granule, mask) in spans(addr, bytes as usize) {
-            let Some(chunk) = self.pending.get_mut(granule / CHUNK) else { return };
-            let chunk =
-                chunk.get_or_insert_with(|| Box::new(std::array::from_fn(|_| Pending::default())));
-            let pending = &mut chunk[granule % CHUNK];
-            self.pending_bytes += (mask & !pending.bytes).count_ones();
-            pending.bytes |= mask;
-            for (word, slot) in pending.by.iter_mut().enumerate() {
-                if mask >> (4 * word) & 0xf != 0 {
-                    *slot = Some(by.clone());
-                }
-            }
-        }
-    }
-
-    pub fn unmark_pending(&mut self, addr: u32, bytes: u32) {
-        for (granule, mask) in spans(addr, bytes as usize) {
-            let chunk = self.pending.get_mut(granule / CHUNK).and_then(Option::as_mut);
-            let Some(chunk) = chunk else { continue };
-            let pending = &mut chunk[granule % CHUNK];
-            self.pending_bytes -= (mask & pending.bytes).count_ones();
-            pending.bytes &= !mask;
-        }
-    }
-
-    /// The fault of an access that meets an unfinished copy.
-    #[cold]
-    fn unfinished(&self, addr: u32, bytes: usize) -> Result<(), Fault> {
-        for (granule, mask) in spans(addr, bytes) {
-            let chunk = self.pending[granule / CHUNK].as_ref();
-            let Some(pending) = chunk.map(|chunk| &chunk[granule % CHUNK]) else { continue };
-            let hit = pending.bytes & mask;
-            if hit != 0 {
-                let byte = hit.trailing_zeros() as usize;
-                let what = "touches shared memory that an unfinished copy writes";
-                let fault = Fault::new(Check::UnfinishedCopy, what);
-                let fault = fault.address((granule * GRANULE + byte) as u64);
-                return Err(match pending.by[byte / 4].clone() {
-                    Some(by) => fault.other(by),
-                    None => fault,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Refuses what lies outside, or is the destination of an unfinished copy.
