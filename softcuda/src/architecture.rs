@@ -3,6 +3,15 @@
 //! Sources: CUDA C++ Programming Guide, technical specifications per compute capability, and occupancy in
 //! the tuning guides of Ampere, Hopper and Blackwell; clocks, caches and buses as the data-centre devices
 //! of each generation report them.
+//!
+//! ```
+//! use softcuda::architecture::{Architecture, BlockNeeds};
+//!
+//! let h100 = Architecture::find(90).expect("a known device");
+//! // 64 registers a thread let half of the 2048 threads reside.
+//! let block = BlockNeeds { threads: 256, registers: 64, shared: 0 };
+//! assert_eq!(h100.resident_blocks(block), 4);
+//! ```
 
 /// A device model.
 #[derive(Debug)]

@@ -1,4 +1,15 @@
 //! What a launch would cost hardware, counted per instruction and summed per class and per line.
+//!
+//! ```
+//! use softcuda::counters::{Counter, Counters};
+//!
+//! // A kernel of two instructions; the second reads 32 words that lie side by side.
+//! let mut counters = Counters::new(2);
+//! counters.add(1, Counter::GlobalBytes, 128);
+//! counters.add(1, Counter::GlobalSectors, 4);
+//! assert_eq!(counters.total(Counter::GlobalSectors) * 32, counters.total(Counter::GlobalBytes));
+//! assert_eq!(counters.get(0, Counter::GlobalBytes), 0);
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,12 @@
 //! What the checks find, and how it is told.
+//!
+//! ```
+//! use softcuda::fault::Line;
+//!
+//! let place = ("scan.cu".to_owned(), 17);
+//! let line = Line { ptx: 203, source: Some(place), inlined: Vec::new() };
+//! assert_eq!(line.to_string(), "scan.cu:17 (PTX line 203)");
+//! ```
 
 use std::fmt;
 

@@ -1,5 +1,13 @@
 //! Lowered code: what the machine executes. Registers are resolved to slots, labels to positions,
 //! symbols to addresses, so that executing an instruction looks nothing up.
+//!
+//! ```
+//! use softcuda::ir::Ty;
+//!
+//! let pair = Ty::parse("f16x2").expect("a type of PTX");
+//! assert_eq!((pair.bits(), pair.float()), (32, true));
+//! assert_eq!(Ty::parse("i32"), None);
+//! ```
 
 use crate::counters::Class;
 use crate::fault::Line;

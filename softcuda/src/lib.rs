@@ -1,4 +1,8 @@
 //! A CUDA driver that executes PTX on the CPU, to test kernels without a GPU.
+//!
+//! Programs load it as `libcuda.so` and need nothing of this crate. Rust code that links it finds what the
+//! driver's launches found and counted in [`driver`], and can do without a driver: [`module`] loads PTX,
+//! [`machine`] executes it.
 
 pub mod alu;
 pub mod architecture;

@@ -1,4 +1,18 @@
 //! Loading a module: PTX text → variables on the device and kernels ready to run.
+//!
+//! ```
+//! use softcuda::{memory::Device, module::Module};
+//!
+//! let text = ".version 8.0\n.target sm_80\n.address_size 64\n\
+//!             .global .u32 seven = 7;\n.visible .entry nothing() { ret; }";
+//! let device = Device::new(1 << 20);
+//! let module = Module::load(&device, text.as_bytes(), 90)?;
+//! assert!(module.kernels.contains_key("nothing"));
+//! let mut bytes = [0; 4];
+//! device.read(module.globals["seven"].address, &mut bytes)?;
+//! assert_eq!(u32::from_le_bytes(bytes), 7);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

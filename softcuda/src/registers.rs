@@ -1,4 +1,14 @@
 //! A warp's registers, 32 lanes wide, and the special registers its instructions read.
+//!
+//! ```
+//! use softcuda::ir::{LANES, Reg};
+//! use softcuda::registers::Registers;
+//!
+//! // One register of 32 bits, written by the lanes of a mask.
+//! let mut registers = Registers::new([0, 1, 0]);
+//! registers.write32(Reg::R(0), 0b101, &[9; LANES]);
+//! assert_eq!(registers.r[0][..4], [9, 0, 9, 0]);
+//! ```
 
 use crate::ir::{LANES, Mask, PredSrc, Reg, Special, Src};
 

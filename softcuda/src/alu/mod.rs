@@ -1,6 +1,15 @@
 //! Arithmetic, logic, comparison, conversion and moves: everything that only touches registers of its own
 //! lane. One module per family; `lower` resolves operation, type and modifiers, so that executing is one
 //! match and one loop over the lanes.
+//!
+//! ```
+//! use softcuda::alu::{Format, Rounding};
+//!
+//! // 0.1 in bfloat16, to nearest and towards zero, and what the nearest one is worth.
+//! assert_eq!(Format::BF16.narrow(0.1, Rounding::Nearest), 0x3dcd);
+//! assert_eq!(Format::BF16.narrow(0.1, Rounding::Zero), 0x3dcc);
+//! assert_eq!(Format::BF16.widen(0x3dcd), 0.10009765625);
+//! ```
 
 pub mod approximate;
 pub mod bits;

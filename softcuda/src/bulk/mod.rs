@@ -1,4 +1,16 @@
 //! Asynchronous copies: `cp.async`, `cp.async.bulk`, tensor copies, `mbarrier`, proxy fences.
+//!
+//! ```
+//! use softcuda::ir::Op;
+//! use softcuda::{bulk::Async, lower, ptx};
+//!
+//! let text = ".version 8.0\n.target sm_90\n.address_size 64\n\
+//!             .visible .entry k() { cp.async.commit_group; cp.async.wait_group 1; ret; }";
+//! let module = ptx::parse(text)?;
+//! let kernel = lower::kernels(&module, &lower::Symbols::new())?.remove(0);
+//! assert_eq!(kernel.code[1].op, Op::Async(Box::new(Async::Wait(1))));
+//! # Ok::<(), ptx::PtxError>(())
+//! ```
 
 mod barriers;
 mod copy;

@@ -1,6 +1,19 @@
 //! Operations of a warp's lanes together (shuffle, vote, match, reduce) and barriers.
 //!
 //! Source: PTX ISA, sections 9.7.9 (`shfl`), 9.7.13 (parallel synchronization).
+//!
+//! ```
+//! use softcuda::counters::Class;
+//! use softcuda::{lower, ptx};
+//!
+//! let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n\
+//!             .reg .b32 %r<2>;\nshfl.sync.bfly.b32 %r0, %r1, 16, 31, -1;\nbar.sync 0;\nret; }";
+//! let module = ptx::parse(text)?;
+//! let kernel = lower::kernels(&module, &lower::Symbols::new())?.remove(0);
+//! let classes: Vec<Class> = kernel.code.iter().map(|inst| inst.op.class()).collect();
+//! assert_eq!(classes[..2], [Class::Warp, Class::Barrier]);
+//! # Ok::<(), ptx::PtxError>(())
+//! ```
 
 mod barrier;
 mod lower;

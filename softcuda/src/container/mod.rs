@@ -2,6 +2,15 @@
 //! carries its PTX, or an object file with a fat binary in it.
 //!
 //! Input is not trusted: every offset is checked, and nothing larger than [`MAX_TEXT`] is made of it.
+//!
+//! ```
+//! use softcuda::container::ptx;
+//!
+//! let text = ".version 8.0\n.target sm_80\n.address_size 64\n";
+//! assert_eq!(ptx(text.as_bytes(), 90)?, text);
+//! assert!(ptx(b"\x7fELF, and no more of it", 90).is_err());
+//! # Ok::<(), softcuda::container::ContainerError>(())
+//! ```
 
 mod elf;
 mod fatbin;

@@ -7,6 +7,15 @@
 //! Streams do their work in the caller's thread, so a launch returns its own fault, as on hardware under
 //! `CUDA_LAUNCH_BLOCKING=1`. With `CUDA_LAUNCH_BLOCKING=0` kernels run beside the caller and faults surface
 //! in a later call.
+//!
+//! ```
+//! use softcuda::driver;
+//!
+//! // What `libcuda.so` exports, found by name as a program finds it.
+//! let find = |name| driver::exported().into_iter().find(|(exported, _)| *exported == name);
+//! assert!(find("cuLaunchKernel").is_some());
+//! assert!(find("cuFlyToTheMoon").is_none());
+//! ```
 
 #![allow(unsafe_code)]
 // The names are C's.

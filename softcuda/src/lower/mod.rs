@@ -1,5 +1,16 @@
 //! Syntax tree → [`Kernel`]: registers get slots, labels positions, symbols addresses. Every instruction
 //! of every kernel is lowered when its module is loaded, so an unknown one is refused there, by line.
+//!
+//! ```
+//! use softcuda::{lower, ptx};
+//!
+//! let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n\
+//!             .reg .b32 %r<2>;\nfrobnicate.b32 %r0, %r1;\nret; }";
+//! let module = ptx::parse(text)?;
+//! let error = lower::kernels(&module, &lower::Symbols::new()).unwrap_err();
+//! assert_eq!(error.to_string(), "PTX line 6: unknown instruction frobnicate.b32");
+//! # Ok::<(), ptx::PtxError>(())
+//! ```
 
 mod control;
 mod function;

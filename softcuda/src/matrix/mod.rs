@@ -1,6 +1,20 @@
 //! `ldmatrix`, `stmatrix`, `movmatrix`, `mma`, `wmma`, `wgmma`.
 //!
 //! All are done by the 32 lanes of a warp together.
+//!
+//! ```
+//! use softcuda::counters::Class;
+//! use softcuda::{lower, ptx};
+//!
+//! let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() {\n.reg .f32 %f<4>;\n\
+//!             .reg .b32 %a<4>;\n.reg .b32 %b<2>;\n\
+//!             mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0, %f1, %f2, %f3},\n\
+//!             {%a0, %a1, %a2, %a3}, {%b0, %b1}, {%f0, %f1, %f2, %f3};\nret; }";
+//! let module = ptx::parse(text)?;
+//! let kernel = lower::kernels(&module, &lower::Symbols::new())?.remove(0);
+//! assert_eq!(kernel.code[0].op.class(), Class::Matrix);
+//! # Ok::<(), ptx::PtxError>(())
+//! ```
 
 mod descriptor;
 mod element;

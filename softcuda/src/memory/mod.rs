@@ -8,6 +8,19 @@
 //!
 //! Races in global memory are looked for between blocks only: inside a block, two warps that exchange data
 //! through global memory without a barrier are not reported.
+//!
+//! ```
+//! use softcuda::memory::Device;
+//!
+//! let device = Device::new(1 << 20);
+//! let address = device.allocate(100).expect("room");
+//! device.write(address, &[7; 100])?;
+//! // Bounds are exact, and an allocation that was freed is none.
+//! assert!(device.write(address + 1, &[7; 100]).is_err());
+//! device.free(address);
+//! assert!(device.read(address, &mut [0; 4]).is_err());
+//! # Ok::<(), softcuda::memory::OutsideAllocation>(())
+//! ```
 
 mod access;
 mod address;

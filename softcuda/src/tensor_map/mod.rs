@@ -1,4 +1,27 @@
 //! Tensor maps: what `cuTensorMapEncode*` makes and `cp.async.bulk.tensor` reads.
+//!
+//! ```
+//! use softcuda::tensor_map::{DataType, Interleave, Mode, Swizzle, TensorMap};
+//!
+//! // A row-major matrix of 300 × 4096 bfloat16, copied in boxes of 128 rows and 64 columns.
+//! let map = TensorMap {
+//!     data_type: DataType::Bf16,
+//!     rank: 2,
+//!     address: 0xa00_0000_0000,
+//!     sizes: [4096, 300, 1, 1, 1],
+//!     strides: [8192, 0, 0, 0],
+//!     mode: Mode::Tiled { extent: [64, 128, 1, 1, 1] },
+//!     element_strides: [1; 5],
+//!     interleave: Interleave::None,
+//!     swizzle: Swizzle::Bytes128,
+//!     promotion: 256,
+//!     fill_nan: false,
+//! };
+//! assert_eq!(TensorMap::decode(&map.encode()?)?, map);
+//! let misplaced = TensorMap { address: map.address + 8, ..map };
+//! assert!(misplaced.encode().is_err());
+//! # Ok::<(), softcuda::tensor_map::Refused>(())
+//! ```
 
 mod encoding;
 mod requirements;

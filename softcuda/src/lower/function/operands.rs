@@ -194,7 +194,7 @@ impl<'a> Lowerer<'a> {
         }
     }
 
-    /// The index in [`Kernel::functions`] of a function, which is lowered too from now on.
+    /// The index in [`Kernel::functions`](crate::ir::Kernel::functions) of a function, which is lowered too from now on.
     pub fn function_index(&mut self, name: &str) -> Option<u32> {
         let function = function_named(self.module, name)?;
         let known = self.reached.iter().position(|reached| reached.name == function.name);
