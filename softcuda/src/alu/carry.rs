@@ -45,12 +45,14 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Carry> 
         ("mad" | "madc", false, true) => Op::MadHi,
         _ => return refuse(l, i),
     };
-    if !matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) {
+    let carry_in = i.parts[0].ends_with('c');
+    // The last of a chain may have 16 bits: ptxas takes that, though the PTX ISA doesn't name it.
+    let short = matches!(ty, Ty::U16 | Ty::S16) && carry_in && !carry_out && op != Op::MadHi;
+    if !(short || matches!(ty, Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64)) {
         return refuse(l, i);
     }
     let sources = if matches!(op, Op::MadLo | Op::MadHi) { 3 } else { 2 };
     let operands = operands(l, i, ty, &[ty; 3][..sources])?;
-    let carry_in = i.parts[0].ends_with('c');
     Ok(Carry { op, ty, flag: l.carry_flag()?, carry_in, carry_out, operands })
 }
 

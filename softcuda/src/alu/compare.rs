@@ -45,7 +45,8 @@ pub struct Test {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Compare {
-    /// `p`, and `q` with the outcome negated; of a packed type, the low and the high element.
+    /// `p`, and `q` with the outcome negated; of a packed type, the low and the high element, of which
+    /// without `q` nobody asks.
     Setp {
         comparison: Comparison,
         p: Reg,
@@ -108,9 +109,8 @@ fn setp<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Compare> {
         Operand::Pair(p, q) => (p.as_ref(), Some(q.as_ref())),
         p => (p, None),
     };
-    // Packed types have two results, the other 16-bit formats one, the rest may have either number.
-    let (packed, half) = (matches!(ty, Ty::F16x2 | Ty::Bf16x2), matches!(ty, Ty::F16 | Ty::Bf16));
-    if q.is_none() && packed || q.is_some() && half {
+    // The 16-bit formats have one result, the rest may have one or two.
+    if q.is_some() && matches!(ty, Ty::F16 | Ty::Bf16) {
         return refuse(l, i);
     }
     let p = suffix::dst(l, Ty::Pred, p)?;

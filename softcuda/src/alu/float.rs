@@ -61,9 +61,11 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Float> 
     s.end(l, i)?;
     let plain = rounding.is_none() && !sat;
     let double = ty == Ty::F64;
-    if double && (ftz || sat) || ty == Ty::F32x2 && sat {
+    // `rcp.rn.ftz.f64` means the same as without: f64 has no flushing, and only `rcp` may say so.
+    if double && (ftz && i.parts[0] != "rcp" || sat) || ty == Ty::F32x2 && sat {
         return refuse(l, i);
     }
+    let ftz = ftz && !double;
     let mixed = ty == Ty::F32 && !ftz && matches!(i.parts[0], "add" | "sub" | "fma");
     if narrow.is_some_and(|narrow| !mixed || !matches!(narrow, Ty::F16 | Ty::Bf16)) {
         return refuse(l, i);

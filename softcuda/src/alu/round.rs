@@ -15,6 +15,8 @@ pub enum Rounding {
     Zero,
     Down,
     Up,
+    /// Away from zero if these bits, added to the upper 16 of those that are dropped, carry.
+    Random(u16),
 }
 
 /// A binary floating-point format of at most 64 bits.
@@ -210,6 +212,7 @@ fn round(negative: bool, mantissa: u64, exponent: i32, format: Format, rounding:
         ..=0 => (mantissa << -dropped, 0),
         1..=63 => (mantissa >> dropped, mantissa << (64 - dropped)),
         64 => (0, mantissa),
+        65..=127 => (0, mantissa >> (dropped - 64) | 1),
         _ => (0, 1),
     };
     const HALF: u64 = 1 << 63;
@@ -219,6 +222,7 @@ fn round(negative: bool, mantissa: u64, exponent: i32, format: Format, rounding:
         Rounding::Zero => false,
         Rounding::Down => negative && rest != 0,
         Rounding::Up => !negative && rest != 0,
+        Rounding::Random(bits) => rest.checked_add(u64::from(bits) << 48).is_none(),
     };
     // A normal number's leading bit, and a carry out of the mantissa, raise the exponent by one.
     let magnitude = (((base - format.min_exponent()) as u64) << m) + kept + u64::from(up);
@@ -226,7 +230,7 @@ fn round(negative: bool, mantissa: u64, exponent: i32, format: Format, rounding:
         return sign | magnitude;
     }
     let to_infinity = match rounding {
-        Rounding::Nearest | Rounding::Away => true,
+        Rounding::Nearest | Rounding::Away | Rounding::Random(_) => true,
         Rounding::Zero => false,
         Rounding::Down => negative,
         Rounding::Up => !negative,

@@ -139,6 +139,7 @@ fn flushed_and_packed() {
     for ty in ["f16", "bf16"] {
         let low = |a, b| holds("lt", order(ty, a, b));
         check(&format!("setp.lt.{ty}x2 %p8|%p9, %r0, %r1;"), &all, |[a, b]| low(a, b).into());
+        check(&format!("setp.lt.{ty}x2 %p8, %r0, %r1;"), &all, |[a, b]| low(a, b).into());
         check(&format!("setp.lt.{ty}x2 %p9|%p8, %r0, %r1;"), &all, |[a, b]| {
             low(a >> 16, b >> 16).into()
         });

@@ -1,4 +1,4 @@
-//! Conversions: integers in 128 bits, rounding by searching neighbours, 8-bit formats by searching all values.
+//! Conversions of single numbers: integers in 128 bits, rounding by searching neighbours.
 
 use super::bench::{Bench, cases, check, generator, lowered};
 
@@ -22,12 +22,12 @@ fn width(bank: char) -> u32 {
     }
 }
 
-fn value(bits: u64, width: u32, signed: bool) -> i128 {
+pub fn value(bits: u64, width: u32, signed: bool) -> i128 {
     let bits = bits & u64::MAX >> (64 - width);
     i128::from(bits) - if signed && bits >> (width - 1) == 1 { 1 << width } else { 0 }
 }
 
-fn range(bits: u32, signed: bool) -> (i128, i128) {
+pub fn range(bits: u32, signed: bool) -> (i128, i128) {
     if signed { (-1 << (bits - 1), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
 }
 
@@ -78,7 +78,7 @@ fn between_integers() {
 }
 
 /// Numbers around every integer limit, halves, extremes.
-fn numbers() -> Vec<f64> {
+pub fn numbers() -> Vec<f64> {
     let mut all = vec![0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 3.5, 1e-30, 1e30, 1e-40, f64::INFINITY];
     for bits in [7, 8, 15, 16, 31, 32, 52, 63, 64] {
         let limit = 2f64.powi(bits);
@@ -130,7 +130,7 @@ fn to_integers() {
     check("cvt.rmi.s32.f32 %r8, %r0;", &[[0x8000_0001]], |_| 0xffff_ffff);
 }
 
-fn widened(ty: &str, bits: u64) -> f64 {
+pub fn widened(ty: &str, bits: u64) -> f64 {
     use softcuda::alu::Format;
     match ty {
         "f64" => f64::from_bits(bits),
@@ -140,7 +140,7 @@ fn widened(ty: &str, bits: u64) -> f64 {
     }
 }
 
-fn narrowed(ty: &str, x: f64) -> u64 {
+pub fn narrowed(ty: &str, x: f64) -> u64 {
     use softcuda::alu::{Format, Rounding};
     match ty {
         "f64" => x.to_bits(),
@@ -309,164 +309,5 @@ fn tf32_keeps_ten_bits() {
     check("cvt.rn.relu.tf32.f32 %r8, %r0;", &[[0xbf80_0000]], |_| 0);
     check("cvt.rna.satfinite.tf32.f32 %r8, %r0;", &[[0x7f7f_ffff], [0xff80_0000]], |[a]| {
         (a & 0x8000_0000) | 0x7f7f_e000
-    });
-}
-
-/// The values of an 8-bit (or smaller) format by definition; `None` for NaN.
-fn small(bits: u32, exponent: u32, mantissa: u32, infinities: bool, nan: bool) -> Option<f64> {
-    let sign = bits >> (exponent + mantissa) & 1;
-    let magnitude = bits & ((1 << (exponent + mantissa)) - 1);
-    let (e, f) = (magnitude >> mantissa, magnitude & ((1 << mantissa) - 1));
-    let bias = (1 << (exponent - 1)) - 1;
-    let step = 2f64.powi(e.max(1) as i32 - bias - mantissa as i32);
-    let top = e == (1 << exponent) - 1;
-    let value = match () {
-        () if infinities && top && f == 0 => f64::INFINITY,
-        () if infinities && top => return None,
-        () if nan && magnitude == (1 << (exponent + mantissa)) - 1 => return None,
-        () if e == 0 => f64::from(f) * step,
-        () => f64::from(f + (1 << mantissa)) * step,
-    };
-    Some(if sign == 1 { -value } else { value })
-}
-
-#[test]
-fn small_formats() {
-    let mut next = generator(31);
-    // Name, exponent, mantissa, infinities, NaN, distance of elements, bank of a pair.
-    let formats = [
-        ("e4m3", 4, 3, false, true, 8, 'h'),
-        ("e5m2", 5, 2, true, true, 8, 'h'),
-        ("e3m2", 3, 2, false, false, 8, 'h'),
-        ("e2m3", 2, 3, false, false, 8, 'h'),
-        ("e2m1", 2, 1, false, false, 4, 'h'),
-    ];
-    for (name, exponent, mantissa, infinities, nan, stride, bank) in formats {
-        let count = 1u32 << (1 + exponent + mantissa);
-        let of = |bits: u32| small(bits, exponent, mantissa, infinities, nan);
-        let values: Vec<(u32, f64)> = (0..count / 2)
-            .filter_map(|bits| Some((bits, of(bits)?)))
-            .filter(|(_, x)| x.is_finite())
-            .collect();
-        let (max_bits, max) = values[values.len() - 1];
-        // The nearest magnitude by search; among two, the even one.
-        let encode = |x: f32| {
-            let sign = if x.is_sign_negative() { count / 2 } else { 0 };
-            if x.is_nan() {
-                return if nan { count / 2 - 1 } else { max_bits };
-            }
-            let magnitude = f64::from(x.abs());
-            if magnitude >= max {
-                return sign | max_bits;
-            }
-            let distance = |&(bits, value): &(u32, f64)| ((value - magnitude).abs(), bits & 1);
-            let best = values.iter().min_by(|a, b| distance(a).partial_cmp(&distance(b)).unwrap());
-            sign | best.unwrap().0
-        };
-        let mut points: Vec<f32> = numbers().into_iter().map(|x| x as f32).collect();
-        for pair in values.windows(2) {
-            let middle = ((pair[0].1 + pair[1].1) / 2.0) as f32;
-            points.extend([
-                pair[0].1 as f32,
-                middle.next_down(),
-                middle,
-                -middle,
-                middle.next_up(),
-            ]);
-        }
-        points.extend((0..2000).map(|_| f32::from_bits(next() as u32)));
-        let all: Vec<[u64; 2]> = (points.iter().zip(points.iter().rev()))
-            .map(|(a, b)| [a.to_bits().into(), b.to_bits().into()])
-            .collect();
-        let float = |bits: u64| f32::from_bits(bits as u32);
-        let text = format!("cvt.rn.satfinite.{name}x2.f32 %{bank}8, %r0, %r1;");
-        check(&text, &all, |[a, b]| u64::from(encode(float(a)) << stride | encode(float(b))));
-        let text = format!("cvt.rn.satfinite.relu.{name}x2.f32 %{bank}8, %r0, %r1;");
-        let relu = |x: f32| if x.is_sign_negative() && !x.is_nan() { 0 } else { encode(x) };
-        check(&text, &all, |[a, b]| u64::from(relu(float(a)) << stride | relu(float(b))));
-        // Back: exact in f16.
-        let every: Vec<[u64; 1]> =
-            (0..count).map(|bits| [u64::from(bits << stride | (count - 1 - bits))]).collect();
-        check(&format!("cvt.rn.f16x2.{name}x2 %r8, %h0;"), &every, |[a]| {
-            let element = |bits: u64| match of(bits as u32 & (count - 1)) {
-                Some(x) => narrowed("f16", x),
-                None => 0x7fff,
-            };
-            element(a >> stride) << 16 | element(a)
-        });
-        // From two halves.
-        let halves: Vec<[u64; 1]> = (0..3000).map(|_| [next() & 0xffff_ffff]).collect();
-        check(&format!("cvt.rn.satfinite.{name}x2.f16x2 %{bank}8, %r0;"), &halves, |[a]| {
-            let element = |bits| encode(widened("f16", bits) as f32);
-            u64::from(element(a >> 16) << stride | element(a))
-        });
-    }
-}
-
-#[test]
-fn pairs_of_halves() {
-    let mut next = generator(37);
-    let mut all: Vec<[u64; 2]> = numbers()
-        .into_iter()
-        .map(|x| [(x as f32).to_bits().into(), (-x as f32).to_bits().into()])
-        .collect();
-    all.extend((0..5000).map(|_| [next() & 0xffff_ffff, next() & 0xffff_ffff]));
-    let float = |bits: u64| f64::from(f32::from_bits(bits as u32));
-    for ty in ["f16", "bf16"] {
-        let (infinity, max) = if ty == "f16" { (0x7c00, 0x7bff) } else { (0x7f80, 0x7f7f) };
-        check(&format!("cvt.rn.{ty}x2.f32 %r8, %r0, %r1;"), &all, |[a, b]| {
-            narrowed(ty, float(a)) << 16 | narrowed(ty, float(b))
-        });
-        let relu = |x: f64| if x.is_sign_negative() && !x.is_nan() { 0 } else { narrowed(ty, x) };
-        check(&format!("cvt.rn.relu.{ty}x2.f32 %r8, %r0, %r1;"), &all, |[a, b]| {
-            relu(float(a)) << 16 | relu(float(b))
-        });
-        let finite = |x: f64| match narrowed(ty, x) {
-            bits if bits & 0x7fff == infinity => bits & 0x8000 | max,
-            bits => bits,
-        };
-        check(&format!("cvt.rn.satfinite.{ty}.f32 %h8, %r0;"), &all, |[a, _]| finite(float(a)));
-        check(&format!("cvt.rn.satfinite.relu.{ty}.f32 %h8, %r0;"), &all, |[a, _]| {
-            let x = float(a);
-            if x.is_sign_negative() && !x.is_nan() { 0 } else { finite(x) }
-        });
-    }
-    check("cvt.rn.bf16.f16 %h8, %h0;", &all, |[a, _]| narrowed("bf16", widened("f16", a)));
-    check(
-        "cvt.rn.f16.f64 %h8, %d0;",
-        &[[0x3ff0_0200_0000_0001], [0x3ff0_0200_0000_0000]],
-        |[a]| {
-            // Just above a tie, and the tie.
-            0x3c00 + (a & 1)
-        },
-    );
-    check("cvt.rz.sat.f16.f32 %h8, %r0;", &[[0x40a0_0000], [0xc0a0_0000], [0x7fc0_0000]], |[a]| {
-        if a == 0x40a0_0000 { 0x3c00 } else { 0 }
-    });
-}
-
-#[test]
-fn packing_with_saturation() {
-    let all = cases::<3>(
-        &[0, 1, 127, 128, 255, 256, 32767, 32768, 65536, 0xffff_ffff, 0x8000_0000],
-        2000,
-    );
-    for (ty, bits, signed) in [
-        ("u8", 8, false),
-        ("s8", 8, true),
-        ("u4", 4, false),
-        ("s4", 4, true),
-        ("u2", 2, false),
-        ("s2", 2, true),
-    ] {
-        check(&format!("cvt.pack.sat.{ty}.s32.b32 %r8, %r0, %r1, %r2;"), &all, |[a, b, c]| {
-            let (low, high) = range(bits, signed);
-            let part = |x| value(x, 32, true).clamp(low, high) as u64 & ((1 << bits) - 1);
-            (c << (2 * bits) | part(a) << bits | part(b)) & 0xffff_ffff
-        });
-    }
-    check("cvt.pack.sat.s16.s32 %r8, %r0, %r1;", &all, |[a, b, _]| {
-        let part = |x| value(x, 32, true).clamp(-32768, 32767) as u64 & 0xffff;
-        part(a) << 16 | part(b)
     });
 }

@@ -100,7 +100,10 @@ fn double_to_nearest() {
         });
     }
     let all = cases::<1>(&doubles(), 2000);
-    check("rcp.rn.f64 %d8, %d0;", &all, |[a]| canonical(1.0 / f64::from_bits(a)));
+    for flushing in ["", ".ftz"] {
+        let text = format!("rcp.rn{flushing}.f64 %d8, %d0;");
+        check(&text, &all, |[a]| canonical(1.0 / f64::from_bits(a)));
+    }
     check("sqrt.rn.f64 %d8, %d0;", &all, |[a]| canonical(f64::from_bits(a).sqrt()));
     check("neg.f64 %d8, %d0;", &all, |[a]| a ^ 1 << 63);
     check("abs.f64 %d8, %d0;", &all, |[a]| a & !(1 << 63));

@@ -213,4 +213,17 @@ fn carries() {
             high((product as u128).wrapping_add(wide(c, d)))
         },
     );
+    // A chain that ends in 16 bits.
+    let all = cases::<4>(&[0, 1, 0xffff_ffff, 0x8000_8000, 0x7fff_ffff, 0x1_0000], 2000);
+    let carry = |a: u64, b: u64| ((a & 0xffff_ffff) + (b & 0xffff_ffff)) >> 32;
+    check("add.cc.u32 %r9, %r0, %r1; addc.u16 %h8, %h2, %h3;", &all, |[a, b, c, d]| {
+        c.wrapping_add(d).wrapping_add(carry(a, b)) & 0xffff
+    });
+    check("sub.cc.u32 %r9, %r0, %r1; subc.s16 %h8, %h2, %h3;", &all, |[a, b, c, d]| {
+        let borrow = u64::from((a as u32) < b as u32);
+        c.wrapping_sub(d).wrapping_sub(borrow) & 0xffff
+    });
+    check("add.cc.u32 %r9, %r0, %r1; madc.lo.s16 %h8, %h2, %h3, %h0;", &all, |[a, b, c, d]| {
+        c.wrapping_mul(d).wrapping_add(a).wrapping_add(carry(a, b)) & 0xffff
+    });
 }

@@ -10,3 +10,5 @@ mod forms;
 mod half;
 mod integer;
 mod moves;
+mod packed;
+mod random;

@@ -3,6 +3,7 @@
 
 mod packed;
 mod scalar;
+mod scale;
 
 use super::lanes::Lanes;
 use super::round::Rounding;
@@ -13,6 +14,7 @@ use crate::ptx::ast::Instruction;
 
 use packed::{Elements, Target};
 use scalar::{finish, range};
+use scale::Scales;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Convert {
@@ -29,6 +31,8 @@ pub enum Convert {
         to: Target,
         dst: Reg,
     },
+    /// To or from pairs of powers of two.
+    Scales(Scales),
     /// `cvt.pack`: two saturated integers above what `c` holds.
     Pack {
         bits: u32,
@@ -55,6 +59,9 @@ pub fn lower<'a>(l: &mut Lowerer<'a>, i: &'a Instruction<'a>) -> Lowered<Convert
     let mut s = Suffixes::new(i);
     if s.take("pack") {
         return packed::lower_pack(l, i, s);
+    }
+    if i.parts.contains(&"ue8m0x2") {
+        return Ok(Convert::Scales(scale::lower(l, i, s)?));
     }
     if i.parts.iter().any(|part| packed::packed(part).is_some()) {
         return packed::lower(l, i, s);
@@ -118,7 +125,11 @@ fn allowed(from: Ty, to: Ty, float: Option<Rounding>, how: &How) -> bool {
             match float {
                 // An exact result has no direction, but for bfloat16 one may be written.
                 Some(_) => !how.integral && (loses || from == Ty::Bf16 && to != from),
-                None => !loses && (!how.integral || from == to),
+                // Between the two 16-bit formats, none means to nearest.
+                None => {
+                    let between = half && matches!(from, Ty::F16 | Ty::Bf16) && to != from;
+                    (!loses || between) && (!how.integral || from == to)
+                }
             }
         }
         (true, false) => whole(to) && how.integral && float.is_none(),
@@ -146,6 +157,7 @@ pub fn execute(this: &Convert, lanes: &mut Lanes<'_>) {
             scalar::execute(*from, *to, how, lanes, *dst, *src);
         }
         Convert::Packed { from, to, dst } => packed::elements(from, to, lanes, *dst),
+        Convert::Scales(scales) => scale::execute(scales, lanes),
         Convert::Pack { bits, signed, dst, src } => packed::pack(*bits, *signed, lanes, *dst, src),
     }
 }

@@ -76,6 +76,7 @@ fn integral(x: f64, rounding: Rounding) -> f64 {
         Rounding::Zero => x.trunc(),
         Rounding::Down => x.floor(),
         Rounding::Up => x.ceil(),
+        Rounding::Random(_) => unreachable!("not to integral values"),
     }
 }
 
