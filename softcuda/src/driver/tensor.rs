@@ -68,78 +68,56 @@ fn encode(into: Out<Encoded>, map: impl FnOnce() -> Outcome<TensorMap>) -> Outco
     into.set(Encoded(bytes))
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn cuTensorMapEncodeTiled(
-    into: Out<Encoded>,
-    data_type: u32,
-    rank: u32,
-    address: u64,
-    sizes: In<u64>,
-    strides: In<u64>,
-    extent: In<u32>,
-    element_strides: In<u32>,
-    interleave: u32,
-    swizzle: u32,
-    promotion: u32,
-    fill: u32,
-) -> Status {
-    call("cuTensorMapEncodeTiled", || {
-        let common = Common {
-            data_type,
-            rank,
-            address,
-            sizes,
-            strides,
-            element_strides,
-            interleave,
-            swizzle,
-            promotion,
-            fill,
-        };
-        let tiled = |rank| Ok(Mode::Tiled { extent: array(extent, rank, 1)? });
-        encode(into, || common.map(tiled))
-    })
+/// A function of the API that encodes: what all kinds of maps have around what its own has, of which, given
+/// the rank, it makes the mode.
+macro_rules! encodes {
+    ($name:ident($($own:ident: $ty:ty),*), $mode:expr) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(
+            into: Out<Encoded>,
+            data_type: u32,
+            rank: u32,
+            address: u64,
+            sizes: In<u64>,
+            strides: In<u64>,
+            $($own: $ty,)*
+            element_strides: In<u32>,
+            interleave: u32,
+            swizzle: u32,
+            promotion: u32,
+            fill: u32,
+        ) -> Status {
+            call(stringify!($name), || {
+                let common = Common {
+                    data_type,
+                    rank,
+                    address,
+                    sizes,
+                    strides,
+                    element_strides,
+                    interleave,
+                    swizzle,
+                    promotion,
+                    fill,
+                };
+                encode(into, || common.map($mode))
+            })
+        }
+    };
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn cuTensorMapEncodeIm2col(
-    into: Out<Encoded>,
-    data_type: u32,
-    rank: u32,
-    address: u64,
-    sizes: In<u64>,
-    strides: In<u64>,
-    lower: In<i32>,
-    upper: In<i32>,
-    channels: u32,
-    pixels: u32,
-    element_strides: In<u32>,
-    interleave: u32,
-    swizzle: u32,
-    promotion: u32,
-    fill: u32,
-) -> Status {
-    call("cuTensorMapEncodeIm2col", || {
-        let common = Common {
-            data_type,
-            rank,
-            address,
-            sizes,
-            strides,
-            element_strides,
-            interleave,
-            swizzle,
-            promotion,
-            fill,
-        };
-        let columns = |rank: usize| {
-            let axes = rank.saturating_sub(2);
-            let (lower, upper) = (array(lower, axes, 0)?, array(upper, axes, 0)?);
-            Ok(Mode::Im2col { lower, upper, channels, pixels })
-        };
-        encode(into, || common.map(columns))
-    })
-}
+encodes!(cuTensorMapEncodeTiled(extent: In<u32>), |rank| {
+    Ok(Mode::Tiled { extent: array(extent, rank, 1)? })
+});
+
+encodes!(
+    cuTensorMapEncodeIm2col(lower: In<i32>, upper: In<i32>, channels: u32, pixels: u32),
+    |rank| {
+        let axes = rank.saturating_sub(2);
+        let (lower, upper) = (array(lower, axes, 0)?, array(upper, axes, 0)?);
+        Ok(Mode::Im2col { lower, upper, channels, pixels })
+    }
+);
 
 #[unsafe(no_mangle)]
 extern "C" fn cuTensorMapReplaceAddress(into: Out<Encoded>, address: u64) -> Status {

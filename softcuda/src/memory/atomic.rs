@@ -11,7 +11,7 @@ use super::{Memory, strong, traffic};
 use crate::alu::float::flush;
 use crate::alu::{Format, Rounding};
 use crate::counters::Counter;
-use crate::fault::{Check, Fault};
+use crate::fault::Fault;
 use crate::ir::{LANES, Mask, Src, Ty};
 use crate::machine::{Context, Executed, Flow};
 use crate::registers::lanes;
@@ -171,10 +171,8 @@ pub fn execute(op: &Atomic, ctx: &mut Context<'_>, mask: Mask) -> Executed {
             Part::Global => global(op, ctx, &addresses, mask, &mut all)?,
             Part::Shared => shared(op, ctx, &addresses, mask, &mut all)?,
             Part::Local | Part::Parameters => {
-                let lane = mask.trailing_zeros() as usize;
                 let what = "an atomic operation outside global and shared memory";
-                let fault = Fault::new(Check::OutOfBounds, what).lane(lane);
-                return Err(fault.address(addresses[lane]));
+                return Err(by_lane::misplaced(what, &addresses, mask));
             }
         }
     }

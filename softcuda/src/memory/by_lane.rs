@@ -68,6 +68,12 @@ pub fn parts(space: Space, addresses: &[u64; LANES], mask: Mask) -> [(Part, Mask
     }
 }
 
+/// The fault of lanes that address memory where their access cannot work: that of the first.
+pub fn misplaced(what: &str, addresses: &[u64; LANES], mask: Mask) -> Fault {
+    let lane = mask.trailing_zeros() as usize;
+    Fault::new(Check::OutOfBounds, what).lane(lane).address(addresses[lane])
+}
+
 /// The block and address in it that a lane addresses in shared memory.
 pub fn shared_place(ctx: &Context<'_>, space: Space, address: u64) -> (usize, u32) {
     match space {

@@ -1,12 +1,12 @@
 //! `ld`, `ldu` and `st`: all lanes of a warp at once.
 
 use super::by_lane::{
-    Part, addresses, for_blocks, parts, read_by, shared_read_as, shared_write_as,
+    Part, addresses, for_blocks, misplaced, parts, read_by, shared_read_as, shared_write_as,
 };
 use super::elements::{Buffer, Target, WIDEST, put, take};
 use super::global::Toucher;
 use super::{Memory, access, local, traffic};
-use crate::fault::{Check, Fault};
+use crate::fault::Fault;
 use crate::ir::{LANES, Mask, Space, Src};
 use crate::machine::{Context, Executed, Flow};
 use crate::registers::lanes;
@@ -142,10 +142,7 @@ fn write(
         }
         Part::Local => return local::write_lanes(ctx, addresses, mask, bytes, buffer),
         Part::Parameters => {
-            let lane = mask.trailing_zeros() as usize;
-            let what = "the kernel's parameters are read only";
-            let fault = Fault::new(Check::OutOfBounds, what).lane(lane);
-            return Err(fault.address(addresses[lane]));
+            return Err(misplaced("the kernel's parameters are read only", addresses, mask));
         }
     }
     Ok(())

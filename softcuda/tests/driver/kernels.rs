@@ -1,62 +1,64 @@
 //! The kernels of these tests, as PTX.
 
-/// `out[i] = a[i] + b[i]` for `i < n`.
-pub const ADD: &str = "
-.visible .entry add(.param .u64 out, .param .u64 a, .param .u64 b, .param .u32 n)
-{
+/// The body of a kernel with a thread for each of `n` elements: loads of its other parameters; what it does with
+/// an element, of which `%rd1` is the offset in bytes.
+macro_rules! each {
+    ($($load:literal)*; $($line:literal)*) => {
+        concat!(
+            "{
     .reg .pred %p;
     .reg .b32 %r<6>;
     .reg .f32 %f<4>;
-    .reg .b64 %rd<12>;
-    ld.param.u64 %rd1, [out];
-    ld.param.u64 %rd2, [a];
-    ld.param.u64 %rd3, [b];
+    .reg .b64 %rd<8>;
     ld.param.u32 %r1, [n];
-    mov.u32 %r2, %ctaid.x;
+",
+            $("    ", $load, "\n",)*
+            "    mov.u32 %r2, %ctaid.x;
     mov.u32 %r3, %ntid.x;
     mov.u32 %r4, %tid.x;
     mad.lo.s32 %r5, %r2, %r3, %r4;
     setp.ge.u32 %p, %r5, %r1;
     @%p bra DONE;
-    mul.wide.u32 %rd4, %r5, 4;
-    add.s64 %rd5, %rd1, %rd4;
-    add.s64 %rd6, %rd2, %rd4;
-    add.s64 %rd7, %rd3, %rd4;
-    ld.global.f32 %f1, [%rd6];
-    ld.global.f32 %f2, [%rd7];
-    add.f32 %f3, %f1, %f2;
-    st.global.f32 [%rd5], %f3;
-DONE:
+    mul.wide.u32 %rd1, %r5, 4;
+",
+            $("    ", $line, "\n",)*
+            "DONE:
     ret;
 }
-";
+"
+        )
+    };
+}
+
+/// `out[i] = a[i] + b[i]` for `i < n`.
+pub const ADD: &str = concat!(
+    ".visible .entry add(.param .u64 out, .param .u64 a, .param .u64 b, .param .u32 n)\n",
+    each!(
+        "ld.param.u64 %rd2, [out];"
+        "ld.param.u64 %rd3, [a];"
+        "ld.param.u64 %rd4, [b];";
+        "add.s64 %rd5, %rd2, %rd1;"
+        "add.s64 %rd6, %rd3, %rd1;"
+        "add.s64 %rd7, %rd4, %rd1;"
+        "ld.global.f32 %f1, [%rd6];"
+        "ld.global.f32 %f2, [%rd7];"
+        "add.f32 %f3, %f1, %f2;"
+        "st.global.f32 [%rd5], %f3;"
+    )
+);
 
 /// Adds a number to each of the first `n` elements, in place.
-pub const BUMP: &str = "
-.visible .entry bump(.param .u64 data, .param .u32 n, .param .f32 by)
-{
-    .reg .pred %p;
-    .reg .b32 %r<6>;
-    .reg .f32 %f<4>;
-    .reg .b64 %rd<4>;
-    ld.param.u64 %rd1, [data];
-    ld.param.u32 %r1, [n];
-    ld.param.f32 %f1, [by];
-    mov.u32 %r2, %ctaid.x;
-    mov.u32 %r3, %ntid.x;
-    mov.u32 %r4, %tid.x;
-    mad.lo.s32 %r5, %r2, %r3, %r4;
-    setp.ge.u32 %p, %r5, %r1;
-    @%p bra DONE;
-    mul.wide.u32 %rd2, %r5, 4;
-    add.s64 %rd3, %rd1, %rd2;
-    ld.global.f32 %f2, [%rd3];
-    add.f32 %f3, %f1, %f2;
-    st.global.f32 [%rd3], %f3;
-DONE:
-    ret;
-}
-";
+pub const BUMP: &str = concat!(
+    ".visible .entry bump(.param .u64 data, .param .u32 n, .param .f32 by)\n",
+    each!(
+        "ld.param.u64 %rd2, [data];"
+        "ld.param.f32 %f1, [by];";
+        "add.s64 %rd3, %rd2, %rd1;"
+        "ld.global.f32 %f2, [%rd3];"
+        "add.f32 %f3, %f1, %f2;"
+        "st.global.f32 [%rd3], %f3;"
+    )
+);
 
 /// Parameters of every width, stored one behind the other as 64-bit numbers.
 pub const WIDTHS: &str = "
