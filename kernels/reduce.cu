@@ -1,31 +1,7 @@
 // Second stages: partial results added in a fixed order, and the vectors beside a layer's matrix.
-#include "element.cuh"
-#include "philox.cuh"
-#include "routing.cuh"
+#include "vectors.cuh"
 
 namespace gradroute {
-
-constexpr int THREADS = GRADROUTE_THREADS;
-constexpr int WARPS = GRADROUTE_WARPS;
-
-// Sum over the block's threads, in a fixed order; every thread gets it.
-__device__ inline float block_sum(float value, float *shared) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, step);
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = value;
-    }
-    __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < WARPS; ++warp) {
-        sum += shared[warp];
-    }
-    return sum;
-}
 
 // dw (+)= Σ totals[part], element by element.
 template <typename T>
@@ -71,15 +47,16 @@ __device__ inline void sum_rows(const GradrouteLayer &layer, const T *dy, const 
     }
 }
 
-// (+)= Σ_n weight · g[n], for a vector g [N, outputs] beside the matrix.
+// (+)= Σ_n weight · g[n], for a column g [N, outputs] of the gradient matrix.
 template <typename T>
 __device__ inline void weigh_vectors(const GradrouteLayer &layer, const float *g,
-                                     const uint64_t *offsets, const Routing &routing, void *to) {
+                                     const uint64_t *offsets, const Routing &routing,
+                                     uint32_t column, void *to) {
     const uint32_t o = blockIdx.x * THREADS + threadIdx.x;
     if (o >= layer.outputs) {
         return;
     }
-    const uint32_t region = routing.bias_region(o);
+    const uint32_t region = routing.column_region(o, column);
     float sum = NOTHING;
     for (uint32_t n = 0; n < layer.samples; ++n) {
         const float weight = routing.weight(n, region);
@@ -111,9 +88,9 @@ __device__ inline void weigh_vectors(const GradrouteLayer &layer, const float *g
         weigh_vectors_##NAME(const __grid_constant__ GradrouteLayer layer, const float *g,         \
                              const uint64_t *offsets, const uint32_t *categories,                  \
                              const float *table, const float *gates, const uint32_t *map,          \
-                             void *to) {                                                           \
+                             uint32_t column, void *to) {                                          \
         const gradroute::Routing routing{layer, categories, table, gates, map};                    \
-        gradroute::weigh_vectors<T>(layer, g, offsets, routing, to);                               \
+        gradroute::weigh_vectors<T>(layer, g, offsets, routing, column, to);                       \
     }
 
 REDUCE(f32, float)
@@ -178,63 +155,10 @@ extern "C" __global__ void __launch_bounds__(32)
     sketch_vectors(const __grid_constant__ GradrouteLayer layer, const float *g,
                    const uint32_t *categories, const float *table, const float *gates,
                    const uint32_t *map, uint32_t column, float factor, float *sketch) {
-    using namespace gradroute;
-    const Routing routing{layer, categories, table, gates, map};
-    const uint32_t n = blockIdx.x, lane = threadIdx.x;
-    const auto value = [&](uint32_t o) {
-        if (o >= layer.outputs) {
-            return 0.0f;
-        }
-        const float plain = g[uint64_t(n) * layer.outputs + o];
-        const bool routed = layer.flags & GRADROUTE_SKETCH_ROUTED;
-        return factor * (routed ? weigh(routing.weight(n, routing.bias_region(o)), plain) : plain);
-    };
-    if (layer.sketch == GRADROUTE_SKETCH_COUNT) {
-        const uint32_t buckets = layer.sketch_inputs, blocks = (layer.outputs + 7) / 8;
-        float *own = sketch + uint64_t(n) * buckets;
-        for (uint32_t first = 0; first < blocks; first += 32) {
-            const MicroBlock drawn =
-                micro_block(layer.seed, layer.layer, first + lane, column / 8, buckets);
-            for (uint32_t at = 0; at < 32 && first + at < blocks; ++at) {
-                MicroBlock block;
-                block.signs_low = __shfl_sync(0xffffffffu, drawn.signs_low, at);
-                block.signs_high = __shfl_sync(0xffffffffu, drawn.signs_high, at);
-                block.base = __shfl_sync(0xffffffffu, drawn.base, at);
-                block.flip = __shfl_sync(0xffffffffu, drawn.flip, at);
-                const uint32_t e = 8 * lane + column % 8;
-                if (lane < 8) {
-                    const uint32_t bits = __float_as_uint(value(8 * (first + at) + lane));
-                    own[block.bucket(e, buckets)] += __uint_as_float(bits ^ block.sign(e));
-                }
-                __syncwarp();
-            }
-        }
-        return;
-    }
-    const uint32_t k_o = layer.sketch_outputs, k_i = layer.sketch_inputs;
-    float *own = sketch + uint64_t(n) * k_o * k_i;
-    for (uint32_t word = 0; word < (k_o + 31) / 32; ++word) {
-        // Lane `a` gets the sum under column 32 · word + a of P_o.
-        float sum = 0.0f;
-        for (uint32_t first = 0; first < layer.outputs; first += 32) {
-            const float mine = value(first + lane);
-            const uint32_t signs =
-                sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, first + lane, word);
-            for (uint32_t from = 0; from < 32; ++from) {
-                const uint32_t bits = __float_as_uint(__shfl_sync(0xffffffffu, mine, from));
-                const uint32_t word_of = __shfl_sync(0xffffffffu, signs, from);
-                sum += __uint_as_float(bits ^ (word_of >> lane & 1) << 31);
-            }
-        }
-        const uint32_t a = 32 * word + lane;
-        for (uint32_t b = 0; b < k_i; ++b) {
-            const uint32_t sign =
-                sign_word(layer.seed, layer.layer, SIDE_INPUTS, column, b / 32) >> b % 32 & 1;
-            if (a < k_o) {
-                own[uint64_t(a) * k_i + b] += sign ? -sum : sum;
-            }
-        }
-    }
+    const gradroute::Routing routing{layer, categories, table, gates, map};
+    const uint64_t n = blockIdx.x;
+    gradroute::sketch_column(routing, n, g + n * layer.outputs, column, factor,
+                             sketch + n * layer.sketch_outputs * layer.sketch_inputs);
 }
 
 // Which regions a sample of at least one row trains.

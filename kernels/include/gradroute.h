@@ -72,6 +72,22 @@ typedef struct GradrouteLayer {
     float sample_scale;
 } GradrouteLayer;
 
+/* What a normalisation normalises together. */
+#define GRADROUTE_NORM_LAYER 0
+#define GRADROUTE_NORM_RMS 1
+#define GRADROUTE_NORM_GROUP 2
+
+/* A normalisation, beside its layer: outputs are features or channels, inputs 1. */
+typedef struct GradrouteNorm {
+    /* Numbers that are normalised together. */
+    uint64_t length;
+    uint32_t kind;
+    uint32_t groups;
+    /* Features or channels among them. */
+    uint32_t channels;
+    float eps;
+} GradrouteNorm;
+
 /* Extents of the formed tile, and the threads that form it. */
 #define GRADROUTE_TILE 128
 #define GRADROUTE_THREADS 256

@@ -53,6 +53,11 @@ struct Routing {
                                                    + output_span * layer.input_spans + input_span];
     }
 
+    // Of element (o, column) of the matrix; column `inputs` is the bias'.
+    __device__ uint32_t column_region(uint32_t o, uint32_t column) const {
+        return column == layer.inputs ? bias_region(o) : region(output_span(o), input_span(column));
+    }
+
   private:
     __device__ const uint32_t *bias_regions() const {
         return map + layer.output_spans + layer.input_spans;

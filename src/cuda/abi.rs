@@ -5,7 +5,8 @@ use std::mem::{offset_of, size_of};
 use cudarc::driver::DeviceRepr;
 
 use super::generated::{
-    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteLayer, GradrouteProbeParams,
+    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteLayer, GradrouteNorm,
+    GradrouteProbeParams,
 };
 use crate::{Error, Result};
 
@@ -16,6 +17,8 @@ pub(super) const WORDS: usize = GRADROUTE_PROBE_WORDS as usize;
 unsafe impl DeviceRepr for GradrouteProbeParams {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for GradrouteLayer {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for GradrouteNorm {}
 
 /// Parameters with a value in every byte that no other byte has.
 pub(super) fn sample() -> GradrouteProbeParams {

@@ -9,9 +9,11 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
+use super::call::Pointers;
 use super::device::Device;
 use super::driver::failed;
-use super::linear::LinearPointers;
+use super::embedding::plan_embedding;
+use super::norm::plan_norm;
 use super::plan::{Properties, Wish, plan_linear};
 use super::routing::{DeviceRouting, RoutingShape, upload};
 use crate::ops::plan::Request;
@@ -19,7 +21,7 @@ use crate::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs,
     NormInputs, Options, ParamGrad,
 };
-use crate::problem::{Conv2d, Element, Embedding, Linear, Lora, Norm};
+use crate::problem::{Conv2d, Element, Embedding, Linear, Lora, Norm, Rows};
 use crate::{Error, Result};
 
 /// A device, a stream on it, and the properties that plans are made for.
@@ -138,39 +140,51 @@ fn not_there(what: &str) -> Error {
     }
 }
 
-impl Backend for Cuda {
-    fn run_linear<T: Element>(
-        &mut self,
-        problem: &Linear,
+/// A call's inputs on the host.
+struct Host<'a, T> {
+    x: &'a [T],
+    dy: &'a [T],
+    weight: Option<&'a [T]>,
+    tokens: &'a [u32],
+    rows: &'a Rows,
+}
+
+fn wish<T: Element>(options: &Options, dx: bool, out: &LayerOutputs<T>) -> Result<Wish> {
+    Ok(Wish {
+        request: Request::of(dx, out),
+        bias_norms: out.sq_norm_bias.is_some(),
+        touched: out.touched.is_some(),
+        native: native(out)?,
+        accumulate: options.accumulate,
+        sketch: options.sketch,
+        sketch_routed: options.sketch_routed,
+        sample_scale: options.sample_scale,
+        routing: options.routing.map(|routing| RoutingShape::of(routing.layer)),
+    })
+}
+
+impl Cuda {
+    /// Copies everything there, launches, and copies the outputs back.
+    fn call<T: Element>(
+        &self,
+        host: Host<T>,
         options: &Options,
-        inputs: LinearInputs<T>,
+        workspace_bytes: u64,
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
+        launch: impl FnOnce(Option<&DeviceRouting>, &Pointers) -> Result<()>,
     ) -> Result<()> {
-        let wish = Wish {
-            request: Request::of(dx.is_some(), &out),
-            bias_norms: out.sq_norm_bias.is_some(),
-            touched: out.touched.is_some(),
-            native: native(&out)?,
-            accumulate: options.accumulate,
-            sketch: options.sketch,
-            sketch_routed: options.sketch_routed,
-            sample_scale: options.sample_scale,
-            routing: options.routing.map(|routing| RoutingShape::of(routing.layer)),
-        };
-        let plan = plan_linear(problem, T::DTYPE, wish, &self.properties)?;
         let routing = options
             .routing
             .map(|routing| DeviceRouting::upload(&self.stream, routing.layer))
             .transpose()?;
-        let categories = options.routing.map(|routing| self.upload(routing.categories));
-        let categories = categories.transpose()?.unwrap_or(Buffer(None));
         let gates = options.routing.and_then(|routing| routing.gates);
-        let gates = gates.map(|gates| self.upload(gates)).transpose()?.unwrap_or(Buffer(None));
-        let [x, dy] = [self.upload(inputs.x)?, self.upload(inputs.dy)?];
-        let weight = inputs.weight.filter(|_| dx.is_some()).map(|weight| self.upload(weight));
-        let weight = weight.transpose()?.unwrap_or(Buffer(None));
-        let offsets = self.upload(problem.rows().offsets())?;
+        let categories = self.optional(options.routing.map(|routing| routing.categories))?;
+        let gates = self.optional(gates)?;
+        let [x, dy] = [self.upload(host.x)?, self.upload(host.dy)?];
+        let weight = self.optional(host.weight.filter(|_| dx.is_some()))?;
+        let tokens = self.upload(host.tokens)?;
+        let offsets = self.upload(host.rows.offsets())?;
         let dx_buffer = self.output(dx.as_deref(), false)?;
         let dw = grad_buffer(self, out.dw.as_ref(), options.accumulate)?;
         let db = grad_buffer(self, out.db.as_ref(), options.accumulate)?;
@@ -179,26 +193,27 @@ impl Backend for Cuda {
         let sketch = self.output(out.sketch.as_deref(), false)?;
         let mut flags = out.touched.as_ref().map(|touched| vec![0_u8; touched.len()]);
         let touched = self.output(flags.as_deref(), false)?;
-        let workspace = self.unwritten(plan.workspace.bytes as usize)?;
-        let at = LinearPointers {
-            x: self.address(&x),
-            dy: self.address(&dy),
-            weight: self.address(&weight),
-            offsets: self.address(&offsets),
-            categories: self.address(&categories),
-            gates: self.address(&gates),
-            dx: self.address(&dx_buffer),
-            dw: self.address(&dw),
-            db: self.address(&db),
-            sq_norm: self.address(&sq_norm),
-            sq_norm_bias: self.address(&sq_norm_bias),
-            sketch: self.address(&sketch),
-            touched: self.address(&touched),
-            workspace: self.address(&workspace),
-        };
-        // SAFETY: every buffer above is of this problem's shape and format, in the stream's context, and
-        // none is freed before the stream is through: cudarc frees on the stream.
-        unsafe { plan.launch(&self.device, &self.stream, routing.as_ref(), &at) }?;
+        let workspace = self.unwritten(workspace_bytes as usize)?;
+        launch(
+            routing.as_ref(),
+            &Pointers {
+                x: self.address(&x),
+                dy: self.address(&dy),
+                weight: self.address(&weight),
+                tokens: self.address(&tokens),
+                offsets: self.address(&offsets),
+                categories: self.address(&categories),
+                gates: self.address(&gates),
+                dx: self.address(&dx_buffer),
+                dw: self.address(&dw),
+                db: self.address(&db),
+                sq_norm: self.address(&sq_norm),
+                sq_norm_bias: self.address(&sq_norm_bias),
+                sketch: self.address(&sketch),
+                touched: self.address(&touched),
+                workspace: self.address(&workspace),
+            },
+        )?;
         self.download(&dx_buffer, dx)?;
         grad_download(self, &dw, out.dw)?;
         grad_download(self, &db, out.db)?;
@@ -214,6 +229,32 @@ impl Backend for Cuda {
         Ok(())
     }
 
+    fn optional<T: Pod>(&self, values: Option<&[T]>) -> Result<Buffer> {
+        values.map_or(Ok(Buffer(None)), |values| self.upload(values))
+    }
+}
+
+// Of all `launch`es below: every buffer is of the problem's shape and format, in the stream's context, and
+// none is freed before the stream is through, since cudarc frees on the stream.
+impl Backend for Cuda {
+    fn run_linear<T: Element>(
+        &mut self,
+        problem: &Linear,
+        options: &Options,
+        inputs: LinearInputs<T>,
+        dx: Option<&mut [T]>,
+        out: LayerOutputs<T>,
+    ) -> Result<()> {
+        let wish = wish(options, dx.is_some(), &out)?;
+        let plan = plan_linear(problem, T::DTYPE, wish, &self.properties)?;
+        let LinearInputs { x, dy, weight } = inputs;
+        let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
+        self.call(host, options, plan.workspace.bytes, dx, out, |routing, at| {
+            // SAFETY: see above.
+            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
+        })
+    }
+
     fn run_conv2d<T: Element>(
         &mut self,
         _: &Conv2d,
@@ -227,23 +268,37 @@ impl Backend for Cuda {
 
     fn run_norm<T: Element>(
         &mut self,
-        _: &Norm,
-        _: &Options,
-        _: NormInputs<T>,
-        _: Option<&mut [T]>,
-        _: LayerOutputs<T>,
+        problem: &Norm,
+        options: &Options,
+        inputs: NormInputs<T>,
+        dx: Option<&mut [T]>,
+        out: LayerOutputs<T>,
     ) -> Result<()> {
-        Err(not_there("norm"))
+        let wish = wish(options, dx.is_some(), &out)?;
+        let plan = plan_norm(problem, T::DTYPE, wish)?;
+        let NormInputs { x, dy, weight } = inputs;
+        let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
+        self.call(host, options, plan.workspace_bytes, dx, out, |routing, at| {
+            // SAFETY: see above.
+            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
+        })
     }
 
     fn run_embedding<T: Element>(
         &mut self,
-        _: &Embedding,
-        _: &Options,
-        _: EmbeddingInputs<T>,
-        _: LayerOutputs<T>,
+        problem: &Embedding,
+        options: &Options,
+        inputs: EmbeddingInputs<T>,
+        out: LayerOutputs<T>,
     ) -> Result<()> {
-        Err(not_there("embedding"))
+        let wish = wish(options, false, &out)?;
+        let plan = plan_embedding(problem, T::DTYPE, wish)?;
+        let EmbeddingInputs { tokens, dy } = inputs;
+        let host = Host { x: &[], dy, weight: None, tokens, rows: problem.rows() };
+        self.call(host, options, plan.workspace_bytes, None, out, |routing, at| {
+            // SAFETY: see above; the tokens were checked.
+            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
+        })
     }
 
     fn run_lora<T: Element>(

@@ -67,6 +67,8 @@ arguments!(A B C D E F);
 arguments!(A B C D E F G);
 arguments!(A B C D E F G H);
 arguments!(A B C D E F G H I);
+arguments!(A B C D E F G H I J);
+arguments!(A B C D E F G H I J K);
 arguments!(A B C D E F G H I J K L M);
 
 /// One CUDA device, its primary context and the kernels loaded into it.

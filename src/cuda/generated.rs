@@ -12,6 +12,9 @@ pub const GRADROUTE_NATIVE: u32 = 8;
 pub const GRADROUTE_SKETCH_ROUTED: u32 = 16;
 pub const GRADROUTE_STAGE_SHARED: u32 = 32;
 pub const GRADROUTE_ALIGNED: u32 = 64;
+pub const GRADROUTE_NORM_LAYER: u32 = 0;
+pub const GRADROUTE_NORM_RMS: u32 = 1;
+pub const GRADROUTE_NORM_GROUP: u32 = 2;
 pub const GRADROUTE_TILE: u32 = 128;
 pub const GRADROUTE_THREADS: u32 = 256;
 pub const GRADROUTE_WARPS: u32 = 8;
@@ -95,4 +98,26 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteLayer, layer) - 56usize];
     ["Offset of field: GradrouteLayer::sample_scale"]
         [::core::mem::offset_of!(GradrouteLayer, sample_scale) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct GradrouteNorm {
+    pub length: u64,
+    pub kind: u32,
+    pub groups: u32,
+    pub channels: u32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradrouteNorm"][::core::mem::size_of::<GradrouteNorm>() - 24usize];
+    ["Alignment of GradrouteNorm"][::core::mem::align_of::<GradrouteNorm>() - 8usize];
+    ["Offset of field: GradrouteNorm::length"]
+        [::core::mem::offset_of!(GradrouteNorm, length) - 0usize];
+    ["Offset of field: GradrouteNorm::kind"][::core::mem::offset_of!(GradrouteNorm, kind) - 8usize];
+    ["Offset of field: GradrouteNorm::groups"]
+        [::core::mem::offset_of!(GradrouteNorm, groups) - 12usize];
+    ["Offset of field: GradrouteNorm::channels"]
+        [::core::mem::offset_of!(GradrouteNorm, channels) - 16usize];
+    ["Offset of field: GradrouteNorm::eps"][::core::mem::offset_of!(GradrouteNorm, eps) - 20usize];
 };

@@ -34,24 +34,30 @@
 //!
 //! [`LinearPlan::launch`] takes raw device addresses; [`Cuda`] is the same behind host slices, as a
 //! [`crate::ops::Backend`]. [`Device::check_abi`] compares the layout of parameters between the two
-//! compilers. Only linear layers have kernels in this version.
+//! compilers. Convolutions and LoRA have no kernels
+//! in this version.
 
 mod abi;
 mod backend;
+mod call;
 mod device;
 mod driver;
 mod embedded;
+mod embedding;
 #[allow(missing_docs)]
 mod generated;
 mod linear;
+mod norm;
 mod plan;
 mod routing;
 
 pub use backend::Cuda;
+pub use call::Pointers;
 pub use device::Device;
 pub use driver::{device_count, driver_present};
 pub use embedded::{architectures, kernels_built};
-pub use linear::LinearPointers;
+pub use embedding::{EmbeddingPlan, plan_embedding};
+pub use norm::{NormPlan, plan_norm};
 pub use plan::{LinearPlan, Properties, Wish, Workspace, plan_linear};
 pub use routing::{DeviceRouting, RoutingShape};
 

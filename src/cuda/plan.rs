@@ -6,7 +6,7 @@ use super::generated as abi;
 use super::generated::GradrouteLayer;
 use super::routing::RoutingShape;
 use crate::ops::plan::Request;
-use crate::problem::{Dtype, GradientShape, Linear};
+use crate::problem::{Dtype, GradientShape, Linear, Rows};
 use crate::projection::{Sketch, SketchKind};
 use crate::{Error, Result};
 
@@ -59,6 +59,31 @@ impl Default for Wish {
     }
 }
 
+/// What the plans of all ops hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Common {
+    pub(super) layer: GradrouteLayer,
+    pub(super) wish: Wish,
+    pub(super) dtype: Dtype,
+    /// Whether the layer has a bias.
+    pub(super) bias: bool,
+}
+
+/// Hands out parts of a workspace, each aligned to 256 bytes.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) bytes: u64,
+}
+
+impl Parts {
+    /// Where a part of so many bytes begins, if it is needed.
+    pub(super) fn take(&mut self, needed: bool, bytes: u64) -> u64 {
+        let begin = self.bytes;
+        self.bytes += if needed { bytes.next_multiple_of(256) } else { 0 };
+        begin
+    }
+}
+
 /// Where the parts of the workspace begin, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Workspace {
@@ -79,10 +104,7 @@ pub struct Workspace {
 /// How a linear layer's backward pass runs on a device. `Display` puts it into words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearPlan {
-    pub(super) layer: GradrouteLayer,
-    pub(super) wish: Wish,
-    pub(super) dtype: Dtype,
-    pub(super) bias: bool,
+    pub(super) common: Common,
     /// Tiles of the weight gradient, `[outputs, inputs]`.
     pub tiles: [u32; 2],
     /// Parts of the samples, each a row of blocks with its own running total.
@@ -111,10 +133,8 @@ pub fn plan_linear(
     properties: &Properties,
 ) -> Result<LinearPlan> {
     let (rows, shape) = (problem.rows(), problem.gradient());
-    let samples = u32::try_from(rows.samples()).ok().filter(|&n| n <= LONGEST_GRID);
-    let samples = samples.ok_or_else(|| {
-        Error::argument("offsets", format!("at most {LONGEST_GRID} samples"), rows.samples())
-    })?;
+    let mut common = Common::new(shape, rows, dtype, wish)?;
+    let samples = common.layer.samples;
     let tile = |extent: usize| extent.div_ceil(abi::GRADROUTE_TILE as usize);
     let tiles = [tile(shape.outputs()), tile(shape.inputs())];
     if tiles[0] > LONGEST_GRID as usize {
@@ -124,8 +144,7 @@ pub fn plan_linear(
     let tiles = tiles.map(|count| count as u32);
     let all_tiles = tiles[0] * tiles[1];
     let parts = (properties.multiprocessors / all_tiles.max(1)).clamp(1, samples.max(1));
-    let mut layer = layer(shape, samples, rows.total() as u64, &wish);
-
+    let layer = &mut common.layer;
     let count = layer.sketch == abi::GRADROUTE_SKETCH_COUNT;
     let length = u64::from(layer.sketch_outputs) * u64::from(layer.sketch_inputs);
     let before = STAGES_BYTES + if count { PLACES_BYTES } else { 0 };
@@ -136,26 +155,25 @@ pub fn plan_linear(
     }
     let shared_bytes = before + if shared { stage as u32 } else { 0 };
 
-    let mut workspace = Workspace::default();
-    let mut take = |needed: bool, numbers: u64| {
-        let begin = workspace.bytes;
-        workspace.bytes += if needed { (4 * numbers).next_multiple_of(256) } else { 0 };
-        begin
-    };
     let (samples, tiles_all) = (u64::from(samples), u64::from(all_tiles));
-    let sketched = layer.sketch != abi::GRADROUTE_SKETCH_NONE;
-    let totals = take(wish.request.dw && parts > 1, u64::from(parts) * shape.weights() as u64);
-    let squares = take(wish.request.norms, samples * tiles_all * u64::from(abi::GRADROUTE_WARPS));
-    let sketches = take(sketched, samples * tiles_all * length);
-    let stage = take(sketched && !shared, u64::from(parts) * tiles_all * stage / 4);
-    let bias = shape.bias() && (wish.request.db || wish.bias_norms || sketched);
-    let bias_at = take(bias, samples * shape.outputs() as u64);
-    workspace = Workspace { totals, squares, sketches, stage, bias: bias_at, ..workspace };
-    Ok(LinearPlan { layer, wish, dtype, bias, tiles, parts, shared_bytes, workspace })
+    let (request, sketched) = (wish.request, common.sketched());
+    let mut take = Parts::default();
+    let totals = request.dw && parts > 1;
+    let warps = u64::from(abi::GRADROUTE_WARPS);
+    let mut workspace = Workspace {
+        totals: take.take(totals, 4 * u64::from(parts) * shape.weights() as u64),
+        squares: take.take(request.norms, 4 * samples * tiles_all * warps),
+        sketches: take.take(sketched, 4 * samples * tiles_all * length),
+        stage: take.take(sketched && !shared, u64::from(parts) * tiles_all * stage),
+        bias: take.take(common.bias_asked(), 4 * samples * shape.outputs() as u64),
+        bytes: 0,
+    };
+    workspace.bytes = take.bytes;
+    Ok(LinearPlan { common, tiles, parts, shared_bytes, workspace })
 }
 
 /// The most blocks along the second and third side of a grid.
-const LONGEST_GRID: u32 = 65535;
+pub(super) const LONGEST_GRID: u32 = 65535;
 
 /// The kernels' view of a layer.
 fn layer(shape: GradientShape, samples: u32, rows: u64, wish: &Wish) -> GradrouteLayer {
@@ -195,11 +213,29 @@ fn layer(shape: GradientShape, samples: u32, rows: u64, wish: &Wish) -> Gradrout
     }
 }
 
-impl LinearPlan {
-    /// Whether the tiles of the weight gradient are formed.
+impl Common {
+    pub(super) fn new(shape: GradientShape, rows: &Rows, dtype: Dtype, wish: Wish) -> Result<Self> {
+        let samples = u32::try_from(rows.samples()).ok().filter(|&n| n <= LONGEST_GRID);
+        let samples = samples.ok_or_else(|| {
+            Error::argument("offsets", format!("at most {LONGEST_GRID} samples"), rows.samples())
+        })?;
+        let layer = layer(shape, samples, rows.total() as u64, &wish);
+        Ok(Self { layer, wish, dtype, bias: shape.bias() })
+    }
+
+    /// Whether sketches are asked for.
+    pub(super) fn sketched(&self) -> bool {
+        self.layer.sketch != abi::GRADROUTE_SKETCH_NONE
+    }
+
+    /// Whether anything is asked of the weights' gradients.
     pub(super) fn forms(&self) -> bool {
-        let request = &self.wish.request;
-        request.dw || request.norms || self.layer.sketch != abi::GRADROUTE_SKETCH_NONE
+        self.wish.request.dw || self.wish.request.norms || self.sketched()
+    }
+
+    /// Whether anything is asked of the biases' gradients.
+    pub(super) fn bias_asked(&self) -> bool {
+        self.bias && (self.wish.request.db || self.wish.bias_norms || self.sketched())
     }
 
     /// Numbers kept of each sample.
@@ -231,7 +267,6 @@ impl fmt::Display for LinearPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Rows;
 
     fn plan(samples: usize, features: usize, sketch: Sketch) -> LinearPlan {
         let rows = Rows::uniform(samples, 256).unwrap();
@@ -261,7 +296,7 @@ mod tests {
     fn long_sketches_leave_shared_memory() {
         let short = plan(2, 128, Sketch::count(256, 1, 0).unwrap());
         let long = plan(2, 128, Sketch::count(4096, 1, 0).unwrap());
-        let kept = |plan: &LinearPlan| plan.layer.flags & abi::GRADROUTE_STAGE_SHARED != 0;
+        let kept = |plan: &LinearPlan| plan.common.layer.flags & abi::GRADROUTE_STAGE_SHARED != 0;
         assert!(kept(&short) && !kept(&long));
         assert!(short.shared_bytes + STATIC_BYTES <= 99 << 10);
         assert!(long.workspace.bytes > 2 * 8 * 4096 * 4);

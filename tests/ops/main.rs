@@ -79,18 +79,14 @@ suite!(cuda_backend, crate::cuda::present, crate::cuda::open);
 
 /// As on a device so small that one block takes all samples of a tile.
 mod cuda_unsplit {
-    use half::{bf16, f16};
+    use half::bf16;
 
     use crate::cuda::{open_small, present};
-    use crate::{close, exact, selection};
+    use crate::{exact, selection};
 
     tests! { present, open_small,
-        exact_f32: exact::every_op::<_, f32>,
         exact_bf16: exact::every_op::<_, bf16>,
-        exact_f16: exact::every_op::<_, f16>,
         exact_small_f32: exact::small_sizes::<_, f32>,
-        close_f32: close::every_op,
         nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,
-        nothing_to_add_changes_nothing: selection::nothing_to_add,
     }
 }

@@ -25,7 +25,7 @@ impl Tested for Cpu {}
 
 impl Tested for Cuda {
     fn covers(problem: &Problem) -> bool {
-        matches!(problem, Problem::Linear(_))
+        matches!(problem, Problem::Linear(_) | Problem::Norm(_) | Problem::Embedding(_))
     }
 }
 

@@ -1,0 +1,101 @@
+//! Plan and launches of an embedding.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+use super::call::{Call, Pointers, launch};
+use super::device::{Device, Grid};
+use super::generated::GRADROUTE_THREADS;
+use super::plan::{Common, Parts, Wish};
+use super::routing::DeviceRouting;
+use crate::problem::{Dtype, Embedding};
+use crate::{Error, Result};
+
+/// How an embedding's backward pass runs on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingPlan {
+    common: Common,
+    first: u64,
+    columns: u64,
+    /// Bytes of workspace that a launch needs.
+    pub workspace_bytes: u64,
+}
+
+/// Plans an embedding's backward pass.
+///
+/// # Errors
+/// [`Error::Argument`] for a batch larger than a launch can be.
+pub fn plan_embedding(problem: &Embedding, dtype: Dtype, wish: Wish) -> Result<EmbeddingPlan> {
+    let (rows, shape) = (problem.rows(), problem.gradient());
+    let common = Common::new(shape, rows, dtype, wish)?;
+    let most = i32::MAX as usize;
+    if rows.total() > most {
+        return Err(Error::argument("offsets", format!("at most {most} rows"), rows.total()));
+    }
+    let (rows, forms) = (rows.total() as u64, common.forms());
+    let mut take = Parts::default();
+    let first = take.take(forms, rows);
+    let columns = take.take(forms, 4 * rows * u64::from(common.layer.outputs));
+    Ok(EmbeddingPlan { common, first, columns, workspace_bytes: take.bytes })
+}
+
+impl EmbeddingPlan {
+    /// Queues the kernels on the caller's stream. Nothing is allocated and nothing is waited for.
+    ///
+    /// # Safety
+    /// As [`super::LinearPlan::launch`]; and every token is below the vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Driver`], [`Error::DeviceUnsupported`].
+    pub unsafe fn launch(
+        &self,
+        device: &Device,
+        stream: &Arc<CudaStream>,
+        routing: Option<&DeviceRouting>,
+        at: &Pointers,
+    ) -> Result<()> {
+        let call = &Call::new(device, stream, &self.common, routing, at)?;
+        call.touched()?;
+        if !self.common.forms() {
+            return Ok(());
+        }
+        let (layer, [route, _, map]) = (call.layer(), call.tables);
+        let request = &self.common.wish.request;
+        let [first, g] = [self.first, self.columns].map(|part| call.work(part));
+        let grid = Grid::plain(layer.rows as u32, layer.outputs.div_ceil(GRADROUTE_THREADS));
+        let any = layer.rows > 0 && layer.outputs > 0;
+        if any {
+            launch! { call, "embedding_backward", &call.name("embedding_columns"), grid;
+            layer, at.tokens, at.dy, at.offsets, first, g }?;
+        }
+        let weights = u64::from(layer.outputs) * u64::from(layer.inputs);
+        if request.dw && weights > 0 && !self.common.wish.accumulate {
+            // Tokens that do not occur have no gradient: a sum of no parts.
+            let blocks = weights.div_ceil(u64::from(GRADROUTE_THREADS)).min(4096) as u32;
+            launch! { call, "reduce", &call.name("reduce_totals"), Grid::plain(blocks, 1);
+            layer, 0_u64, 0_u32, at.dw }?;
+        }
+        if request.dw && any {
+            launch! { call, "embedding_backward", &call.name("embedding_dw"), grid;
+            layer, at.tokens, at.offsets, first, g, at.categories, route, at.gates, map, at.dw }?;
+        }
+        if layer.samples == 0 {
+            return Ok(());
+        }
+        if request.norms {
+            let grid = Grid::plain(layer.samples, 1);
+            launch! { call, "embedding_backward", "embedding_squares", grid;
+            layer, at.offsets, first, g, at.sq_norm }?;
+        }
+        call.reduce_sketches(0, 0)?;
+        if self.common.sketched() && any {
+            let grid = Grid { threads: 32, ..Grid::plain(layer.samples, 1) };
+            let factor = self.common.sketch_factor();
+            launch! { call, "embedding_backward", "embedding_sketches", grid;
+            layer, at.tokens, at.offsets, first, g, at.categories, route, at.gates, map, factor,
+            at.sketch }?;
+        }
+        Ok(())
+    }
+}
