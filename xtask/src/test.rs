@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 
 use crate::{candle_kernels, kernels, shell};
 
-/// One step: its name, cargo's arguments, and an environment variable it needs.
+/// One step: its name, cargo's arguments, and the environment variables it needs.
 struct Step {
     name: &'static str,
     arguments: &'static [&'static str],
-    variable: Option<(&'static str, &'static str)>,
+    variables: &'static [(&'static str, &'static str)],
 }
 
 const STEPS: &[Step] = &[
@@ -22,24 +22,40 @@ const STEPS: &[Step] = &[
     Step {
         name: "documentation",
         arguments: &["doc", "--release", "--workspace", "--no-deps", "--all-features"],
-        variable: Some(("RUSTDOCFLAGS", "-D warnings")),
+        variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
-    step(
-        "no features",
-        &["clippy", "--release", "--lib", "--no-default-features", "--", "-D", "warnings"],
-    ),
+    Step {
+        name: "no features",
+        arguments: &[
+            "clippy",
+            "--release",
+            "--lib",
+            "--no-default-features",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        // Another set of features would compile the kernels once more.
+        variables: &[("NVCC", "off")],
+    },
     step("tests", &["test", "--release", "--workspace"]),
     // The shipped kernels through the driver's own calls, executed by softcuda.
     Step {
         name: "device tests",
         arguments: &["softcuda", "test", "--release", "--test", "cuda_probe"],
-        variable: Some(("GRADROUTE_REQUIRE_GPU", "1")),
+        variables: &[("GRADROUTE_REQUIRE_GPU", "1")],
     },
     // The op suite of every backend, here on the kernels.
     Step {
         name: "ops on device",
         arguments: &["softcuda", "test", "--release", "--test", "ops", "--", "cuda_"],
-        variable: Some(("GRADROUTE_REQUIRE_GPU", "1")),
+        variables: &[("GRADROUTE_REQUIRE_GPU", "1")],
+    },
+    // What they cost, against the committed table.
+    Step {
+        name: "counts",
+        arguments: &["softcuda", "test", "--release", "--test", "cuda_counts"],
+        variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("SOFTCUDA_COUNTERS", COUNTERS)],
     },
     step(
         "example",
@@ -49,16 +65,21 @@ const STEPS: &[Step] = &[
 
 /// Where the example's quick run writes; taken away before it starts.
 const QUICK_RUN: &str = "target/quick_run";
+/// Where softcuda writes the counters of each launch; taken away likewise.
+const COUNTERS: &str = "target/counters.json";
 
 const fn step(name: &'static str, arguments: &'static [&'static str]) -> Step {
-    Step { name, arguments, variable: None }
+    Step { name, arguments, variables: &[] }
 }
 
 /// Runs the steps and prints how long each took.
 pub fn run() -> Result<()> {
-    let quick = shell::root().join(QUICK_RUN);
+    let [quick, counters] = [QUICK_RUN, COUNTERS].map(|path| shell::root().join(path));
     if quick.exists() {
         std::fs::remove_dir_all(&quick)?;
+    }
+    if counters.exists() {
+        std::fs::remove_file(&counters)?;
     }
     let start = Instant::now();
     // Kernels are tested too: they need the compiler before anything is built.
@@ -84,7 +105,7 @@ pub fn run() -> Result<()> {
 impl Step {
     fn command(&self) -> Command {
         let mut command = shell::cargo();
-        command.args(self.arguments).envs(self.variable);
+        command.args(self.arguments).envs(self.variables.iter().copied());
         // For the comparison of the generated parameter structs, which is skipped without.
         if let Some(folder) = kernels::libclang() {
             command.env("LIBCLANG_PATH", folder);
