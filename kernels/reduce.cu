@@ -3,21 +3,52 @@
 
 namespace gradroute {
 
-// dw (+)= Σ totals[part], element by element.
+// dw (+)= Σ totals[part] of the four elements from `at` on; `wide`: they lie together.
+template <typename To>
+__device__ inline void reduce_four(const GradrouteLayer &layer, const float *totals, uint32_t parts,
+                                   To *dw, uint64_t at, uint64_t weights, bool wide) {
+    float sums[4] = {NOTHING, NOTHING, NOTHING, NOTHING};
+    for (uint32_t part = 0; part < parts; ++part) {
+        const float *from = totals + part * weights + at;
+        if (wide) {
+            const float4 four = *reinterpret_cast<const float4 *>(from);
+            sums[0] += four.x;
+            sums[1] += four.y;
+            sums[2] += four.z;
+            sums[3] += four.w;
+        } else {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                sums[k] += at + k < weights ? from[k] : NOTHING;
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if (at + k < weights) {
+            uint64_t to = at + k;
+            if (layer.taps != 1) {
+                const uint64_t row = to / layer.inputs;
+                to = row * layer.inputs
+                   + weight_place(layer, layer.taps, uint32_t(to - row * layer.inputs));
+            }
+            deliver(dw + to, sums[k], layer.flags & GRADROUTE_ACCUMULATE);
+        }
+    }
+}
+
+// dw (+)= Σ totals[part].
 template <typename T>
 __device__ inline void reduce_totals(const GradrouteLayer &layer, const float *totals,
                                      uint32_t parts, void *dw) {
     const uint64_t weights = uint64_t(layer.outputs) * layer.inputs;
-    const uint64_t step = uint64_t(gridDim.x) * THREADS;
-    for (uint64_t at = uint64_t(blockIdx.x) * THREADS + threadIdx.x; at < weights; at += step) {
-        float sum = NOTHING;
-        for (uint32_t part = 0; part < parts; ++part) {
-            sum += totals[part * weights + at];
-        }
+    const uint64_t step = uint64_t(gridDim.x) * THREADS * 4;
+    const bool wide = weights % 4 == 0;
+    for (uint64_t at = (uint64_t(blockIdx.x) * THREADS + threadIdx.x) * 4; at < weights; at += step) {
         if (layer.flags & GRADROUTE_NATIVE) {
-            deliver(static_cast<T *>(dw) + at, sum, layer.flags & GRADROUTE_ACCUMULATE);
+            reduce_four(layer, totals, parts, static_cast<T *>(dw), at, weights, wide);
         } else {
-            deliver(static_cast<float *>(dw) + at, sum, layer.flags & GRADROUTE_ACCUMULATE);
+            reduce_four(layer, totals, parts, static_cast<float *>(dw), at, weights, wide);
         }
     }
 }
@@ -131,6 +162,60 @@ extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
         }
     }
     sketch[uint64_t(n) * length + k] = factor * sum;
+}
+
+// Sketches of 64 rows of a sample each, [N, parts, k_o, k_i], from its projected rows: Uᵀ · V, where U
+// [tiles of O, R, k_o] and, behind it, V [tiles of I, R, k_i] lack the sum over the tiles. Each side has
+// at most 32 columns. With the routed gradient asked for, one weight holds for all of it.
+extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
+    sketch_rows(const __grid_constant__ GradrouteLayer layer, const uint64_t *offsets,
+                const uint32_t *categories, const float *table, const float *gates,
+                const float *projected, uint32_t output_tiles, uint32_t input_tiles,
+                float *sketches) {
+    constexpr uint32_t ROWS = 16, MOST = GRADROUTE_SKETCH_ROWS_MOST;
+    __shared__ float u[ROWS * MOST], v[ROWS * MOST];
+    const uint32_t n = blockIdx.y, k_o = layer.sketch_outputs, k_i = layer.sketch_inputs;
+    const uint64_t first = offsets[n] + blockIdx.x * uint64_t(GRADROUTE_SKETCH_ROWS_PART);
+    const uint64_t last = min(first + GRADROUTE_SKETCH_ROWS_PART, offsets[n + 1]);
+    const auto gather = [&](float *to, const float *from, uint32_t tiles, uint32_t k, uint64_t row) {
+        for (uint32_t at = threadIdx.x; at < ROWS * k; at += GRADROUTE_THREADS) {
+            float sum = 0.0f;
+            if (row + at / k < last) {
+                for (uint32_t tile = 0; tile < tiles; ++tile) {
+                    sum += from[(tile * layer.rows + row) * k + at];
+                }
+            }
+            to[at] = sum;
+        }
+    };
+    float sums[4] = {};
+    for (uint64_t row = first; row < last; row += ROWS) {
+        __syncthreads();
+        gather(u, projected, output_tiles, k_o, row);
+        gather(v, projected + output_tiles * layer.rows * k_o, input_tiles, k_i, row);
+        __syncthreads();
+#pragma unroll
+        for (int turn = 0; turn < 4; ++turn) {
+            const uint32_t e = turn * GRADROUTE_THREADS + threadIdx.x;
+            if (e < k_o * k_i) {
+                for (uint32_t r = 0; r < ROWS; ++r) {
+                    sums[turn] += u[r * k_o + e / k_i] * v[r * k_i + e % k_i];
+                }
+            }
+        }
+    }
+    const gradroute::Routing routing{layer, categories, table, gates, nullptr};
+    const bool routed = layer.flags & GRADROUTE_SKETCH_ROUTED;
+    const uint64_t part = uint64_t(n) * gridDim.x + blockIdx.x;
+#pragma unroll
+    for (int turn = 0; turn < 4; ++turn) {
+        const uint32_t e = turn * GRADROUTE_THREADS + threadIdx.x;
+        if (e < k_o * k_i) {
+            const float sum = sums[turn];
+            sketches[part * k_o * k_i + e] =
+                routed ? gradroute::weigh(routing.weight(n, 0), sum) : sum;
+        }
+    }
 }
 
 // Squared norms of vectors g [N, outputs], one block a sample.

@@ -32,6 +32,12 @@ __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float value) {
     return __float2bfloat16_rn(value);
 }
 
+// Four neighbours, read and written at once.
+template <typename T>
+struct alignas(4 * sizeof(T)) Four {
+    T numbers[4];
+};
+
 // Nothing yet: adding it changes no bit of any number, not even the sign of a zero.
 constexpr float NOTHING = -0.0f;
 

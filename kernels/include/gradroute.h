@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* Raised whenever a struct below changes its layout or its meaning. */
-#define GRADROUTE_ABI_VERSION 2
+#define GRADROUTE_ABI_VERSION 3
 
 /* Parameters of abi_probe: one field of each kind that kernel parameters are made of. */
 typedef struct GradrouteProbeParams {
@@ -42,6 +42,12 @@ typedef struct GradrouteProbeParams {
 #define GRADROUTE_STAGE_SHARED 32
 /* All rows of the matrices begin at multiples of 16 bytes: they are copied so much at a time. */
 #define GRADROUTE_ALIGNED 64
+/* A two-sided sketch by projections of the rows, not of the finished gradient. */
+#define GRADROUTE_SKETCH_ROWS 128
+
+/* Rows of a sample whose projections one block multiplies, and the most columns they have. */
+#define GRADROUTE_SKETCH_ROWS_PART 128
+#define GRADROUTE_SKETCH_ROWS_MOST 32
 
 /* Any layer: its gradient matrix G [outputs, inputs], how it is routed and what is recorded.
  *
@@ -59,6 +65,9 @@ typedef struct GradrouteLayer {
     uint32_t inputs;
     /* Column i of the matrix belongs to input feature i % features. */
     uint32_t features;
+    /* Element (o, tap * features + feature) of dw stands at (o * features + feature) * taps + tap: 1 if dw
+     * lies as the matrix does. */
+    uint32_t taps;
     uint32_t regions;
     uint32_t output_spans;
     uint32_t input_spans;
@@ -70,7 +79,35 @@ typedef struct GradrouteLayer {
     uint32_t seed;
     uint32_t layer;
     float sample_scale;
+    /* 0: without it four bytes at the end would have no meaning. */
+    uint32_t reserved;
 } GradrouteLayer;
+
+/* Division by a number fixed beforehand, of numbers below 2^31: see divisor.cuh. */
+typedef struct GradrouteDivisor {
+    uint32_t by;
+    uint32_t multiplier;
+    uint32_t shift;
+} GradrouteDivisor;
+
+/* A convolution, beside its layer; channels last, [N, height, width, channels]. Inputs of the layer are
+ * kernel_height * kernel_width * features, features the channels of one group. */
+typedef struct GradrouteConv {
+    uint32_t height, width;
+    uint32_t kernel_height, kernel_width;
+    uint32_t stride_y, stride_x;
+    uint32_t dilation_y, dilation_x;
+    uint32_t pad_top, pad_left;
+    uint32_t groups;
+    /* What is outside the image: zeros, or the image again. */
+    uint32_t circular;
+    uint32_t out_height;
+    GradrouteDivisor out_width;
+    /* Output positions, pixels. */
+    uint32_t positions, pixels;
+    /* Tiles of outputs, or of inputs, that a group has. */
+    uint32_t group_tiles;
+} GradrouteConv;
 
 /* What a normalisation normalises together. */
 #define GRADROUTE_NORM_LAYER 0

@@ -1,6 +1,8 @@
 // Matrix instructions, fragment loads and asynchronous copies of sm_80.
 #pragma once
 
+#include <type_traits>
+
 #include "element.cuh"
 
 namespace gradroute {
@@ -80,9 +82,11 @@ __device__ inline float split_scale(float magnitude) {
     return __uint_as_float(uint32_t(127 + 14 + 127 - exponent) << 23);
 }
 
-// ±1 in f16, twice: negative where bit `bit` of a row's signs is set.
+// ±1 twice: negative where bit `bit` of a row's signs is set.
+template <typename T>
 __device__ inline uint32_t sign_pair(uint32_t low, uint32_t high, uint32_t bit) {
-    return 0x3C003C00u | (low >> bit & 1) << 15 | (high >> bit & 1) << 31;
+    constexpr uint32_t ONES = std::is_same_v<T, __half> ? 0x3C003C00u : 0x3F803F80u;
+    return ONES | (low >> bit & 1) << 15 | (high >> bit & 1) << 31;
 }
 
 }  // namespace gradroute

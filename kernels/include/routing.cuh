@@ -17,9 +17,18 @@ struct Routing {
         if (layer.regions == 0) {
             return 1.0f;
         }
-        const float gate = gates == nullptr ? 1.0f : gates[n];
-        const float weight = table[uint64_t(categories[n]) * layer.regions + region];
-        return gate == 0.0f ? 0.0f : weight * gate;
+        const float open = gate(n);
+        return open == 0.0f ? 0.0f : weights(n)[region] * open;
+    }
+    __device__ float gate(uint32_t n) const { return gates == nullptr ? 1.0f : gates[n]; }
+    // A sample's weights by region, the gate left out. There must be regions.
+    __device__ const float *weights(uint32_t n) const {
+        return table + uint64_t(categories[n]) * layer.regions;
+    }
+    // The regions of an output span, by input span. There must be regions.
+    __device__ const uint32_t *regions(uint32_t output_span) const {
+        return bias_regions() + layer.output_spans + layer.input_spans
+             + output_span * layer.input_spans;
     }
 
     // Whether a sample's weight is 0 everywhere.
@@ -48,9 +57,7 @@ struct Routing {
         return layer.regions == 0 ? 0 : bias_regions()[layer.output_spans + input_span];
     }
     __device__ uint32_t region(uint32_t output_span, uint32_t input_span) const {
-        return layer.regions == 0 ? 0
-                                  : bias_regions()[layer.output_spans + layer.input_spans
-                                                   + output_span * layer.input_spans + input_span];
+        return layer.regions == 0 ? 0 : regions(output_span)[input_span];
     }
 
     // Of element (o, column) of the matrix; column `inputs` is the bias'.
@@ -76,6 +83,11 @@ struct Routing {
         return low;
     }
 };
+
+// Where column i of a row of the gradient matrix stands in a row of dw.
+__device__ inline uint32_t weight_place(const GradrouteLayer &layer, uint32_t taps, uint32_t i) {
+    return taps == 1 ? i : i % layer.features * taps + i / layer.features;
+}
 
 // The sample that owns a row: the last whose rows begin at or before it, empty ones left out.
 __device__ inline uint32_t sample_of(const uint64_t *offsets, uint32_t samples, uint64_t row) {

@@ -5,7 +5,7 @@ use std::mem::{offset_of, size_of};
 use cudarc::driver::DeviceRepr;
 
 use super::generated::{
-    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteLayer, GradrouteNorm,
+    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteConv, GradrouteLayer, GradrouteNorm,
     GradrouteProbeParams,
 };
 use crate::{Error, Result};
@@ -19,6 +19,8 @@ unsafe impl DeviceRepr for GradrouteProbeParams {}
 unsafe impl DeviceRepr for GradrouteLayer {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for GradrouteNorm {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for GradrouteConv {}
 
 /// Parameters with a value in every byte that no other byte has.
 pub(super) fn sample() -> GradrouteProbeParams {

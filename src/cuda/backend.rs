@@ -7,15 +7,19 @@ use std::sync::Arc;
 
 use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::{CudaStream, DevicePtr};
 
-use super::call::Pointers;
+use super::conv::{ImageLayout, plan_conv2d};
 use super::device::Device;
 use super::driver::failed;
 use super::embedding::plan_embedding;
+use super::linear::plan_linear;
+use super::lora::plan_lora;
 use super::norm::plan_norm;
-use super::plan::{Properties, Wish, plan_linear};
-use super::routing::{DeviceRouting, RoutingShape, upload};
+use super::plan::{Properties, Wish};
+use super::queue::Plan;
+use super::resident::{Buffer, Host, Resident};
+use super::routing::{RoutingShape, upload};
 use crate::ops::plan::Request;
 use crate::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs,
@@ -51,6 +55,11 @@ impl Cuda {
         Ok(Self { device, stream, properties })
     }
 
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
     /// The properties that plans are made for.
     pub fn properties(&self) -> Properties {
         self.properties
@@ -63,19 +72,48 @@ impl Cuda {
         self
     }
 
-    fn upload<T: Pod>(&self, values: &[T]) -> Result<Buffer> {
+    /// [`Backend::conv2d`] on buffers of either layout. Their sizes are not checked again.
+    ///
+    /// # Errors
+    /// As [`plan_conv2d`] and [`Plan::launch`].
+    ///
+    /// # Panics
+    /// If a buffer is shorter than the layout says.
+    pub fn conv2d_laid_out<T: Element>(
+        &mut self,
+        problem: &Conv2d,
+        layout: ImageLayout,
+        options: &Options,
+        inputs: ConvInputs<T>,
+        dx: Option<&mut [T]>,
+        out: LayerOutputs<T>,
+    ) -> Result<()> {
+        let wish = wish(options, dx.is_some(), &out)?;
+        let plan = plan_conv2d(problem, layout, T::DTYPE, wish, &self.properties)?;
+        let rows = Rows::uniform(problem.spec().samples, problem.out_size().iter().product())?;
+        let ConvInputs { x, dy, weight } = inputs;
+        let host = Host { x, dy, weight, tokens: &[], rows: &rows };
+        self.call(host, options, &plan, dx, out)
+    }
+
+    /// The stream that its calls go to.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    pub(super) fn upload<T: Pod>(&self, values: &[T]) -> Result<Buffer> {
         upload(&self.stream, bytemuck::cast_slice::<_, u8>(values)).map(|copy| Buffer(Some(copy)))
     }
 
     /// A buffer that nothing has written.
-    fn unwritten(&self, bytes: usize) -> Result<Buffer> {
+    pub(super) fn unwritten(&self, bytes: usize) -> Result<Buffer> {
         // SAFETY: what no kernel writes is not read back: each output is written as a whole.
         let buffer = unsafe { self.stream.alloc::<u8>(bytes.max(1)) };
         Ok(Buffer(Some(buffer.map_err(|error| failed("cuMemAlloc", error))?)))
     }
 
     /// A buffer for an output: a copy of what is added to, else unwritten.
-    fn output<T: Pod>(&self, to: Option<&[T]>, kept: bool) -> Result<Buffer> {
+    pub(super) fn output<T: Pod>(&self, to: Option<&[T]>, kept: bool) -> Result<Buffer> {
         match to {
             None => Ok(Buffer(None)),
             Some(values) if kept => self.upload(values),
@@ -83,7 +121,7 @@ impl Cuda {
         }
     }
 
-    fn download<T: Pod>(&self, from: &Buffer, to: Option<&mut [T]>) -> Result<()> {
+    pub(super) fn download<T: Pod>(&self, from: &Buffer, to: Option<&mut [T]>) -> Result<()> {
         let (Buffer(Some(from)), Some(to)) = (from, to) else { return Ok(()) };
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(to);
         if bytes.is_empty() {
@@ -93,32 +131,8 @@ impl Cuda {
         copied.map_err(|error| failed("cuMemcpyDtoH", error))
     }
 
-    fn address(&self, buffer: &Buffer) -> CUdeviceptr {
+    pub(super) fn address(&self, buffer: &Buffer) -> CUdeviceptr {
         buffer.0.as_ref().map_or(0, |slice| slice.device_ptr(&self.stream).0)
-    }
-}
-
-/// Bytes on the device, if there are any.
-struct Buffer(Option<CudaSlice<u8>>);
-
-/// A parameter gradient on the device.
-fn grad_buffer<T: Element>(
-    cuda: &Cuda,
-    to: Option<&ParamGrad<T>>,
-    accumulate: bool,
-) -> Result<Buffer> {
-    match to {
-        None => Ok(Buffer(None)),
-        Some(ParamGrad::F32(values)) => cuda.output(Some(values), accumulate),
-        Some(ParamGrad::Native(values)) => cuda.output(Some(values), accumulate),
-    }
-}
-
-fn grad_download<T: Element>(cuda: &Cuda, from: &Buffer, to: Option<ParamGrad<T>>) -> Result<()> {
-    match to {
-        None => Ok(()),
-        Some(ParamGrad::F32(values)) => cuda.download(from, Some(values)),
-        Some(ParamGrad::Native(values)) => cuda.download(from, Some(values)),
     }
 }
 
@@ -131,22 +145,6 @@ fn native<T: Element>(out: &LayerOutputs<T>) -> Result<bool> {
         }
         (dw, db) => Ok(dw.or(db).unwrap_or(false)),
     }
-}
-
-fn not_there(what: &str) -> Error {
-    Error::Refused {
-        what: format!("{what} on cuda"),
-        reason: "no kernel of this version computes it; the cpu backend does".into(),
-    }
-}
-
-/// A call's inputs on the host.
-struct Host<'a, T> {
-    x: &'a [T],
-    dy: &'a [T],
-    weight: Option<&'a [T]>,
-    tokens: &'a [u32],
-    rows: &'a Rows,
 }
 
 fn wish<T: Element>(options: &Options, dx: bool, out: &LayerOutputs<T>) -> Result<Wish> {
@@ -169,73 +167,24 @@ impl Cuda {
         &self,
         host: Host<T>,
         options: &Options,
-        workspace_bytes: u64,
+        plan: &impl Plan,
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
-        launch: impl FnOnce(Option<&DeviceRouting>, &Pointers) -> Result<()>,
     ) -> Result<()> {
-        let routing = options
-            .routing
-            .map(|routing| DeviceRouting::upload(&self.stream, routing.layer))
-            .transpose()?;
-        let gates = options.routing.and_then(|routing| routing.gates);
-        let categories = self.optional(options.routing.map(|routing| routing.categories))?;
-        let gates = self.optional(gates)?;
-        let [x, dy] = [self.upload(host.x)?, self.upload(host.dy)?];
-        let weight = self.optional(host.weight.filter(|_| dx.is_some()))?;
-        let tokens = self.upload(host.tokens)?;
-        let offsets = self.upload(host.rows.offsets())?;
-        let dx_buffer = self.output(dx.as_deref(), false)?;
-        let dw = grad_buffer(self, out.dw.as_ref(), options.accumulate)?;
-        let db = grad_buffer(self, out.db.as_ref(), options.accumulate)?;
-        let sq_norm = self.output(out.sq_norm.as_deref(), false)?;
-        let sq_norm_bias = self.output(out.sq_norm_bias.as_deref(), false)?;
-        let sketch = self.output(out.sketch.as_deref(), false)?;
-        let mut flags = out.touched.as_ref().map(|touched| vec![0_u8; touched.len()]);
-        let touched = self.output(flags.as_deref(), false)?;
-        let workspace = self.unwritten(workspace_bytes as usize)?;
-        launch(
-            routing.as_ref(),
-            &Pointers {
-                x: self.address(&x),
-                dy: self.address(&dy),
-                weight: self.address(&weight),
-                tokens: self.address(&tokens),
-                offsets: self.address(&offsets),
-                categories: self.address(&categories),
-                gates: self.address(&gates),
-                dx: self.address(&dx_buffer),
-                dw: self.address(&dw),
-                db: self.address(&db),
-                sq_norm: self.address(&sq_norm),
-                sq_norm_bias: self.address(&sq_norm_bias),
-                sketch: self.address(&sketch),
-                touched: self.address(&touched),
-                workspace: self.address(&workspace),
-            },
-        )?;
-        self.download(&dx_buffer, dx)?;
-        grad_download(self, &dw, out.dw)?;
-        grad_download(self, &db, out.db)?;
-        self.download(&sq_norm, out.sq_norm)?;
-        self.download(&sq_norm_bias, out.sq_norm_bias)?;
-        self.download(&sketch, out.sketch)?;
-        self.download(&touched, flags.as_deref_mut())?;
-        let wait = self.stream.synchronize();
-        wait.map_err(|error| failed("cuStreamSynchronize", error))?;
-        if let (Some(touched), Some(flags)) = (out.touched, flags) {
-            touched.iter_mut().zip(flags).for_each(|(touched, flag)| *touched = flag != 0);
-        }
-        Ok(())
+        let resident = Resident::new(self, host, options, dx.as_deref(), &out)?;
+        let workspace = self.unwritten(plan.workspace_bytes() as usize)?;
+        let (routing, at) = (resident.routing.as_ref(), resident.pointers(self, &workspace));
+        // SAFETY: every buffer is of the problem's shape and format, in the stream's context, and none is
+        // freed before the stream is through, since cudarc frees on the stream; the tokens were checked.
+        unsafe { plan.launch(&self.device, &self.stream, routing, &at) }?;
+        resident.fetch(self, dx, out)
     }
 
-    fn optional<T: Pod>(&self, values: Option<&[T]>) -> Result<Buffer> {
+    pub(super) fn optional<T: Pod>(&self, values: Option<&[T]>) -> Result<Buffer> {
         values.map_or(Ok(Buffer(None)), |values| self.upload(values))
     }
 }
 
-// Of all `launch`es below: every buffer is of the problem's shape and format, in the stream's context, and
-// none is freed before the stream is through, since cudarc frees on the stream.
 impl Backend for Cuda {
     fn run_linear<T: Element>(
         &mut self,
@@ -249,21 +198,18 @@ impl Backend for Cuda {
         let plan = plan_linear(problem, T::DTYPE, wish, &self.properties)?;
         let LinearInputs { x, dy, weight } = inputs;
         let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
-        self.call(host, options, plan.workspace.bytes, dx, out, |routing, at| {
-            // SAFETY: see above.
-            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
-        })
+        self.call(host, options, &plan, dx, out)
     }
 
     fn run_conv2d<T: Element>(
         &mut self,
-        _: &Conv2d,
-        _: &Options,
-        _: ConvInputs<T>,
-        _: Option<&mut [T]>,
-        _: LayerOutputs<T>,
+        problem: &Conv2d,
+        options: &Options,
+        inputs: ConvInputs<T>,
+        dx: Option<&mut [T]>,
+        out: LayerOutputs<T>,
     ) -> Result<()> {
-        Err(not_there("conv2d"))
+        self.conv2d_laid_out(problem, ImageLayout::ChannelsFirst, options, inputs, dx, out)
     }
 
     fn run_norm<T: Element>(
@@ -278,10 +224,7 @@ impl Backend for Cuda {
         let plan = plan_norm(problem, T::DTYPE, wish)?;
         let NormInputs { x, dy, weight } = inputs;
         let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
-        self.call(host, options, plan.workspace_bytes, dx, out, |routing, at| {
-            // SAFETY: see above.
-            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
-        })
+        self.call(host, options, &plan, dx, out)
     }
 
     fn run_embedding<T: Element>(
@@ -295,20 +238,32 @@ impl Backend for Cuda {
         let plan = plan_embedding(problem, T::DTYPE, wish)?;
         let EmbeddingInputs { tokens, dy } = inputs;
         let host = Host { x: &[], dy, weight: None, tokens, rows: problem.rows() };
-        self.call(host, options, plan.workspace_bytes, None, out, |routing, at| {
-            // SAFETY: see above; the tokens were checked.
-            unsafe { plan.launch(&self.device, &self.stream, routing, at) }
-        })
+        self.call(host, options, &plan, None, out)
     }
 
     fn run_lora<T: Element>(
         &mut self,
-        _: &Lora,
-        _: [&Options; 2],
-        _: LoraInputs<T>,
-        _: Option<&mut [T]>,
-        _: LoraOutputs<T>,
+        problem: &Lora,
+        options: [&Options; 2],
+        inputs: LoraInputs<T>,
+        dx: Option<&mut [T]>,
+        out: LoraOutputs<T>,
     ) -> Result<()> {
-        Err(not_there("lora"))
+        let LoraOutputs { a, b } = out;
+        let wishes = [wish(options[0], dx.is_some(), &a)?, wish(options[1], false, &b)?];
+        let plan = plan_lora(problem, T::DTYPE, wishes, &self.properties)?;
+        let rows = problem.rows();
+        let LoraInputs { x, dy, a: first, b: second } = inputs;
+        let of_a = Host { x, dy: &[], weight: Some(first), tokens: &[], rows };
+        let of_b = Host { x: &[], dy, weight: Some(second), tokens: &[], rows };
+        let first = Resident::new(self, of_a, options[0], dx.as_deref(), &a)?;
+        let second = Resident::new(self, of_b, options[1], None, &b)?;
+        let workspace = self.unwritten(plan.workspace_bytes() as usize)?;
+        let at = [first.pointers(self, &workspace), second.pointers(self, &workspace)];
+        let routing = [first.routing.as_ref(), second.routing.as_ref()];
+        // SAFETY: as in `call`.
+        unsafe { plan.launch(&self.device, &self.stream, routing, [&at[0], &at[1]]) }?;
+        first.fetch(self, dx, a)?;
+        second.fetch(self, None, b)
     }
 }

@@ -7,7 +7,7 @@ use cudarc::driver::{CudaStream, DevicePtr};
 
 use super::device::{Device, Grid};
 use super::generated::{GRADROUTE_ALIGNED, GRADROUTE_THREADS, GradrouteLayer};
-use super::plan::Common;
+use super::plan::{Common, LONGEST_GRID};
 use super::routing::DeviceRouting;
 use crate::Result;
 use crate::problem::Dtype;
@@ -48,7 +48,7 @@ pub struct Pointers {
 }
 
 /// One call's surroundings.
-pub(super) struct Call<'a> {
+pub struct Call<'a> {
     pub(super) device: &'a Device,
     pub(super) stream: &'a Arc<CudaStream>,
     pub(super) plan: &'a Common,
@@ -66,6 +66,14 @@ macro_rules! launch {
     }};
 }
 pub(super) use launch;
+
+/// The flag of rows that all begin at multiples of 16 bytes, for numbers of so many.
+pub(super) fn aligned(rows: &[(CUdeviceptr, u32)], bytes: u32) -> u32 {
+    let whole = |at: u64| at.is_multiple_of(16);
+    let all =
+        rows.iter().all(|&(at, width)| whole(at) && whole(u64::from(width) * u64::from(bytes)));
+    if all { GRADROUTE_ALIGNED } else { 0 }
+}
 
 impl<'a> Call<'a> {
     pub(super) fn new(
@@ -100,18 +108,32 @@ impl<'a> Call<'a> {
 
     /// The layer, for kernels that copy rows of these buffers and widths 16 bytes at a time if they can.
     pub(super) fn aligned(&self, rows: &[(CUdeviceptr, u32)]) -> GradrouteLayer {
-        let bytes = if self.plan.dtype == Dtype::F32 { 4 } else { 2 };
-        let aligned = rows.iter().all(|&(at, width)| {
-            at.is_multiple_of(16) && (u64::from(width) * bytes).is_multiple_of(16)
-        });
         let mut layer = self.layer();
-        layer.flags |= if aligned { GRADROUTE_ALIGNED } else { 0 };
+        layer.flags |= aligned(rows, self.plan.dtype.size() as u32);
         layer
     }
 
     /// A part of the workspace.
     pub(super) fn work(&self, offset: u64) -> CUdeviceptr {
         self.at.workspace + offset
+    }
+
+    /// Turns over matrices of the layer's format, `[batch, rows, columns]`.
+    pub(super) fn transpose(
+        &self,
+        from: CUdeviceptr,
+        to: CUdeviceptr,
+        [batch, rows, columns]: [u64; 3],
+    ) -> Result<()> {
+        if batch == 0 {
+            return Ok(());
+        }
+        let (rows, columns) = (rows as u32, columns as u32);
+        let most = u64::from(LONGEST_GRID);
+        let blocks =
+            [columns.div_ceil(32), rows.div_ceil(32).min(LONGEST_GRID), batch.min(most) as u32];
+        let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: 0 };
+        launch! { self, "transpose", &self.name("transpose"), grid; from, to, batch, rows, columns }
     }
 
     /// Which regions were touched, if asked for.
@@ -125,14 +147,14 @@ impl<'a> Call<'a> {
         layer, at.offsets, at.categories, route, at.gates, at.touched }
     }
 
-    /// Each sample's sum of rows of `dy`, `[N, O]`, to `g`.
-    pub(super) fn sum_rows(&self, g: CUdeviceptr) -> Result<()> {
+    /// Each sample's sum of rows of `dy [R, O]`, `[N, O]`, to `g`.
+    pub(super) fn sum_rows(&self, dy: CUdeviceptr, g: CUdeviceptr) -> Result<()> {
         let (layer, at) = (self.layer(), self.at);
         if layer.outputs == 0 || layer.samples == 0 {
             return Ok(());
         }
         let grid = Grid::plain(layer.outputs.div_ceil(32), layer.samples);
-        launch! { self, "reduce", &self.name("sum_rows"), grid; layer, at.dy, at.offsets, g }
+        launch! { self, "reduce", &self.name("sum_rows"), grid; layer, dy, at.offsets, g }
     }
 
     /// Sketches of nothing, or of the parts that tiles left: `[N, tiles, K]`.

@@ -1,14 +1,12 @@
 //! Plan and launches of an embedding.
 
-use std::sync::Arc;
+use std::fmt;
 
-use cudarc::driver::CudaStream;
-
-use super::call::{Call, Pointers, launch};
-use super::device::{Device, Grid};
+use super::call::{Call, launch};
+use super::device::Grid;
 use super::generated::GRADROUTE_THREADS;
 use super::plan::{Common, Parts, Wish};
-use super::routing::DeviceRouting;
+use super::queue::{Plan, Queue};
 use crate::problem::{Dtype, Embedding};
 use crate::{Error, Result};
 
@@ -18,8 +16,7 @@ pub struct EmbeddingPlan {
     common: Common,
     first: u64,
     columns: u64,
-    /// Bytes of workspace that a launch needs.
-    pub workspace_bytes: u64,
+    workspace_bytes: u64,
 }
 
 /// Plans an embedding's backward pass.
@@ -40,27 +37,16 @@ pub fn plan_embedding(problem: &Embedding, dtype: Dtype, wish: Wish) -> Result<E
     Ok(EmbeddingPlan { common, first, columns, workspace_bytes: take.bytes })
 }
 
-impl EmbeddingPlan {
-    /// Queues the kernels on the caller's stream. Nothing is allocated and nothing is waited for.
-    ///
-    /// # Safety
-    /// As [`super::LinearPlan::launch`]; and every token is below the vocabulary.
-    ///
-    /// # Errors
-    /// [`Error::Driver`], [`Error::DeviceUnsupported`].
-    pub unsafe fn launch(
-        &self,
-        device: &Device,
-        stream: &Arc<CudaStream>,
-        routing: Option<&DeviceRouting>,
-        at: &Pointers,
-    ) -> Result<()> {
-        let call = &Call::new(device, stream, &self.common, routing, at)?;
-        call.touched()?;
+impl Queue for EmbeddingPlan {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn queue(&self, call: &Call) -> Result<()> {
         if !self.common.forms() {
             return Ok(());
         }
-        let (layer, [route, _, map]) = (call.layer(), call.tables);
+        let (layer, at, [route, _, map]) = (call.layer(), call.at, call.tables);
         let request = &self.common.wish.request;
         let [first, g] = [self.first, self.columns].map(|part| call.work(part));
         let grid = Grid::plain(layer.rows as u32, layer.outputs.div_ceil(GRADROUTE_THREADS));
@@ -97,5 +83,18 @@ impl EmbeddingPlan {
             at.sketch }?;
         }
         Ok(())
+    }
+}
+
+impl Plan for EmbeddingPlan {
+    fn workspace_bytes(&self) -> u64 {
+        self.workspace_bytes
+    }
+}
+
+impl fmt::Display for EmbeddingPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a block for each of {} rows", self.common.layer.rows)?;
+        write!(f, ", {} KiB of workspace", self.workspace_bytes.div_ceil(1024))
     }
 }

@@ -1,6 +1,6 @@
 // Made by bindgen from kernels/include/gradroute.h: do not edit.
 
-pub const GRADROUTE_ABI_VERSION: u32 = 2;
+pub const GRADROUTE_ABI_VERSION: u32 = 3;
 pub const GRADROUTE_PROBE_WORDS: u32 = 16;
 pub const GRADROUTE_SKETCH_NONE: u32 = 0;
 pub const GRADROUTE_SKETCH_TWO_SIDED: u32 = 1;
@@ -12,6 +12,9 @@ pub const GRADROUTE_NATIVE: u32 = 8;
 pub const GRADROUTE_SKETCH_ROUTED: u32 = 16;
 pub const GRADROUTE_STAGE_SHARED: u32 = 32;
 pub const GRADROUTE_ALIGNED: u32 = 64;
+pub const GRADROUTE_SKETCH_ROWS: u32 = 128;
+pub const GRADROUTE_SKETCH_ROWS_PART: u32 = 128;
+pub const GRADROUTE_SKETCH_ROWS_MOST: u32 = 32;
 pub const GRADROUTE_NORM_LAYER: u32 = 0;
 pub const GRADROUTE_NORM_RMS: u32 = 1;
 pub const GRADROUTE_NORM_GROUP: u32 = 2;
@@ -53,6 +56,7 @@ pub struct GradrouteLayer {
     pub outputs: u32,
     pub inputs: u32,
     pub features: u32,
+    pub taps: u32,
     pub regions: u32,
     pub output_spans: u32,
     pub input_spans: u32,
@@ -63,10 +67,11 @@ pub struct GradrouteLayer {
     pub seed: u32,
     pub layer: u32,
     pub sample_scale: f32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GradrouteLayer"][::core::mem::size_of::<GradrouteLayer>() - 64usize];
+    ["Size of GradrouteLayer"][::core::mem::size_of::<GradrouteLayer>() - 72usize];
     ["Alignment of GradrouteLayer"][::core::mem::align_of::<GradrouteLayer>() - 8usize];
     ["Offset of field: GradrouteLayer::rows"]
         [::core::mem::offset_of!(GradrouteLayer, rows) - 0usize];
@@ -78,26 +83,108 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteLayer, inputs) - 16usize];
     ["Offset of field: GradrouteLayer::features"]
         [::core::mem::offset_of!(GradrouteLayer, features) - 20usize];
+    ["Offset of field: GradrouteLayer::taps"]
+        [::core::mem::offset_of!(GradrouteLayer, taps) - 24usize];
     ["Offset of field: GradrouteLayer::regions"]
-        [::core::mem::offset_of!(GradrouteLayer, regions) - 24usize];
+        [::core::mem::offset_of!(GradrouteLayer, regions) - 28usize];
     ["Offset of field: GradrouteLayer::output_spans"]
-        [::core::mem::offset_of!(GradrouteLayer, output_spans) - 28usize];
+        [::core::mem::offset_of!(GradrouteLayer, output_spans) - 32usize];
     ["Offset of field: GradrouteLayer::input_spans"]
-        [::core::mem::offset_of!(GradrouteLayer, input_spans) - 32usize];
+        [::core::mem::offset_of!(GradrouteLayer, input_spans) - 36usize];
     ["Offset of field: GradrouteLayer::flags"]
-        [::core::mem::offset_of!(GradrouteLayer, flags) - 36usize];
+        [::core::mem::offset_of!(GradrouteLayer, flags) - 40usize];
     ["Offset of field: GradrouteLayer::sketch"]
-        [::core::mem::offset_of!(GradrouteLayer, sketch) - 40usize];
+        [::core::mem::offset_of!(GradrouteLayer, sketch) - 44usize];
     ["Offset of field: GradrouteLayer::sketch_outputs"]
-        [::core::mem::offset_of!(GradrouteLayer, sketch_outputs) - 44usize];
+        [::core::mem::offset_of!(GradrouteLayer, sketch_outputs) - 48usize];
     ["Offset of field: GradrouteLayer::sketch_inputs"]
-        [::core::mem::offset_of!(GradrouteLayer, sketch_inputs) - 48usize];
+        [::core::mem::offset_of!(GradrouteLayer, sketch_inputs) - 52usize];
     ["Offset of field: GradrouteLayer::seed"]
-        [::core::mem::offset_of!(GradrouteLayer, seed) - 52usize];
+        [::core::mem::offset_of!(GradrouteLayer, seed) - 56usize];
     ["Offset of field: GradrouteLayer::layer"]
-        [::core::mem::offset_of!(GradrouteLayer, layer) - 56usize];
+        [::core::mem::offset_of!(GradrouteLayer, layer) - 60usize];
     ["Offset of field: GradrouteLayer::sample_scale"]
-        [::core::mem::offset_of!(GradrouteLayer, sample_scale) - 60usize];
+        [::core::mem::offset_of!(GradrouteLayer, sample_scale) - 64usize];
+    ["Offset of field: GradrouteLayer::reserved"]
+        [::core::mem::offset_of!(GradrouteLayer, reserved) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct GradrouteDivisor {
+    pub by: u32,
+    pub multiplier: u32,
+    pub shift: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradrouteDivisor"][::core::mem::size_of::<GradrouteDivisor>() - 12usize];
+    ["Alignment of GradrouteDivisor"][::core::mem::align_of::<GradrouteDivisor>() - 4usize];
+    ["Offset of field: GradrouteDivisor::by"]
+        [::core::mem::offset_of!(GradrouteDivisor, by) - 0usize];
+    ["Offset of field: GradrouteDivisor::multiplier"]
+        [::core::mem::offset_of!(GradrouteDivisor, multiplier) - 4usize];
+    ["Offset of field: GradrouteDivisor::shift"]
+        [::core::mem::offset_of!(GradrouteDivisor, shift) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq)]
+pub struct GradrouteConv {
+    pub height: u32,
+    pub width: u32,
+    pub kernel_height: u32,
+    pub kernel_width: u32,
+    pub stride_y: u32,
+    pub stride_x: u32,
+    pub dilation_y: u32,
+    pub dilation_x: u32,
+    pub pad_top: u32,
+    pub pad_left: u32,
+    pub groups: u32,
+    pub circular: u32,
+    pub out_height: u32,
+    pub out_width: GradrouteDivisor,
+    pub positions: u32,
+    pub pixels: u32,
+    pub group_tiles: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GradrouteConv"][::core::mem::size_of::<GradrouteConv>() - 76usize];
+    ["Alignment of GradrouteConv"][::core::mem::align_of::<GradrouteConv>() - 4usize];
+    ["Offset of field: GradrouteConv::height"]
+        [::core::mem::offset_of!(GradrouteConv, height) - 0usize];
+    ["Offset of field: GradrouteConv::width"]
+        [::core::mem::offset_of!(GradrouteConv, width) - 4usize];
+    ["Offset of field: GradrouteConv::kernel_height"]
+        [::core::mem::offset_of!(GradrouteConv, kernel_height) - 8usize];
+    ["Offset of field: GradrouteConv::kernel_width"]
+        [::core::mem::offset_of!(GradrouteConv, kernel_width) - 12usize];
+    ["Offset of field: GradrouteConv::stride_y"]
+        [::core::mem::offset_of!(GradrouteConv, stride_y) - 16usize];
+    ["Offset of field: GradrouteConv::stride_x"]
+        [::core::mem::offset_of!(GradrouteConv, stride_x) - 20usize];
+    ["Offset of field: GradrouteConv::dilation_y"]
+        [::core::mem::offset_of!(GradrouteConv, dilation_y) - 24usize];
+    ["Offset of field: GradrouteConv::dilation_x"]
+        [::core::mem::offset_of!(GradrouteConv, dilation_x) - 28usize];
+    ["Offset of field: GradrouteConv::pad_top"]
+        [::core::mem::offset_of!(GradrouteConv, pad_top) - 32usize];
+    ["Offset of field: GradrouteConv::pad_left"]
+        [::core::mem::offset_of!(GradrouteConv, pad_left) - 36usize];
+    ["Offset of field: GradrouteConv::groups"]
+        [::core::mem::offset_of!(GradrouteConv, groups) - 40usize];
+    ["Offset of field: GradrouteConv::circular"]
+        [::core::mem::offset_of!(GradrouteConv, circular) - 44usize];
+    ["Offset of field: GradrouteConv::out_height"]
+        [::core::mem::offset_of!(GradrouteConv, out_height) - 48usize];
+    ["Offset of field: GradrouteConv::out_width"]
+        [::core::mem::offset_of!(GradrouteConv, out_width) - 52usize];
+    ["Offset of field: GradrouteConv::positions"]
+        [::core::mem::offset_of!(GradrouteConv, positions) - 64usize];
+    ["Offset of field: GradrouteConv::pixels"]
+        [::core::mem::offset_of!(GradrouteConv, pixels) - 68usize];
+    ["Offset of field: GradrouteConv::group_tiles"]
+        [::core::mem::offset_of!(GradrouteConv, group_tiles) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq)]

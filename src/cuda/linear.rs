@@ -1,91 +1,172 @@
-//! Launches of a planned linear layer.
+//! Plan and launches of a linear layer.
 
-use std::sync::Arc;
+use std::fmt;
 
-use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUdeviceptr;
 
-use super::call::{Call, Pointers, launch};
-use super::device::{Device, Grid};
-use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GRADROUTE_WARPS};
-use super::plan::LinearPlan;
-use super::routing::DeviceRouting;
+use super::call::{Call, aligned, launch};
+use super::device::Grid;
+use super::formed::{Extent, FormedPlan, plan_formed, tiles};
+use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GradrouteLayer};
+use super::plan::{Common, Parts, Properties, Wish};
+use super::queue::{Plan, Queue};
 use crate::Result;
-use crate::problem::Dtype;
+use crate::problem::{Dtype, Linear};
 
-impl LinearPlan {
-    /// Queues the kernels on the caller's stream. Nothing is allocated and nothing is waited for.
-    ///
-    /// # Safety
-    /// Each address that the plan's wishes need is that of a buffer of the stated shape and format in
-    /// the stream's context, lives until the stream is through, and none overlaps an output.
-    /// Offsets, categories and regions are those that the plan was made for.
-    ///
-    /// # Errors
-    /// [`crate::Error::Driver`], [`crate::Error::DeviceUnsupported`].
-    pub unsafe fn launch(
-        &self,
-        device: &Device,
-        stream: &Arc<CudaStream>,
-        routing: Option<&DeviceRouting>,
-        at: &Pointers,
-    ) -> Result<()> {
-        let call = Call::new(device, stream, &self.common, routing, at)?;
-        call.touched()?;
+/// How a linear layer's backward pass runs on a device. `Display` puts it into words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearPlan {
+    common: Common,
+    /// How weight gradients arise.
+    pub formed: FormedPlan,
+    bias: u64,
+    workspace_bytes: u64,
+}
+
+/// Plans a linear layer's backward pass.
+///
+/// # Errors
+/// [`crate::Error::Argument`] for a layer or batch larger than a launch can be.
+pub fn plan_linear(
+    problem: &Linear,
+    dtype: Dtype,
+    wish: Wish,
+    properties: &Properties,
+) -> Result<LinearPlan> {
+    let (rows, shape) = (problem.rows(), problem.gradient());
+    let mut common = Common::new(shape, rows, dtype, wish)?;
+    let mut take = Parts::default();
+    let extent = Extent::of(rows, dtype.size() == 2);
+    let sides = [tiles(shape.outputs()), tiles(shape.inputs())];
+    let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
+    let bias = take.bias(&common);
+    Ok(LinearPlan { common, formed, bias, workspace_bytes: take.bytes })
+}
+
+/// Shared memory of an input gradient's block: three stages of 128 rows of `dY` and of the weight; in
+/// f32 rows of `dY` are kept apart.
+pub(super) fn dgrad_bytes(bytes: u32) -> u32 {
+    let pitch = if bytes == 4 { 80 } else { 64 };
+    3 * GRADROUTE_TILE * (pitch + 64)
+}
+
+/// Queues `to [R, I] = flow · factor · left [R, O] · right [O, I]`, of numbers of so many bytes, by a
+/// kernel of `linear_dgrad.cu`.
+pub(super) fn product(
+    call: &Call,
+    name: &str,
+    mut layer: GradrouteLayer,
+    [left, right, to]: [CUdeviceptr; 3],
+    factor: f32,
+    bytes: u32,
+) -> Result<()> {
+    let (at, [_, flow, map]) = (call.at, call.tables);
+    if layer.rows == 0 || layer.inputs == 0 {
+        return Ok(());
+    }
+    layer.flags |= aligned(&[(left, layer.outputs), (right, layer.inputs)], bytes);
+    let rows = layer.rows.div_ceil(u64::from(GRADROUTE_TILE));
+    let blocks = [
+        layer.inputs.div_ceil(GRADROUTE_TILE),
+        rows.min(32768) as u32,
+        rows.div_ceil(32768) as u32,
+    ];
+    let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: dgrad_bytes(bytes) };
+    launch! { call, "linear_dgrad", name, grid;
+    layer, left, right, at.offsets, at.categories, flow, map, factor, to }
+}
+
+impl Queue for LinearPlan {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn queue(&self, call: &Call) -> Result<()> {
         if self.common.wish.request.dx {
-            self.dgrad(&call)?;
+            let (layer, at, bytes) = (call.layer(), call.at, self.common.dtype.size() as u32);
+            product(
+                call,
+                &call.name("linear_dgrad"),
+                layer,
+                [at.dy, at.weight, at.dx],
+                1.0,
+                bytes,
+            )?;
         }
         if self.common.forms() {
-            self.wgrad(&call)?;
+            let (layer, at) = (call.layer(), call.at);
+            let layer = call.aligned(&[(at.x, layer.inputs), (at.dy, layer.outputs)]);
+            call.form(&self.formed, "linear_wgrad", "linear_wgrad", (layer, at.x, at.dy))?;
         }
         if !self.common.bias_asked() {
             return Ok(());
         }
-        let g = call.work(self.workspace.bias);
-        call.sum_rows(g)?;
+        let g = call.work(self.bias);
+        call.sum_rows(call.at.dy, g)?;
         call.bias(g)
     }
+}
 
-    fn dgrad(&self, call: &Call) -> Result<()> {
-        let (layer, at, [_, flow, map]) = (call.layer(), call.at, call.tables);
-        if layer.rows == 0 || layer.inputs == 0 {
-            return Ok(());
-        }
-        let layer = call.aligned(&[(at.dy, layer.outputs), (at.weight, layer.inputs)]);
-        let rows = layer.rows.div_ceil(u64::from(GRADROUTE_TILE));
-        let blocks = [self.tiles[1], rows.min(32768) as u32, rows.div_ceil(32768) as u32];
-        // Three stages of 128 rows of dY and of W; in f32 rows of dY are kept apart.
-        let pitch = if self.common.dtype == Dtype::F32 { 80 } else { 64 };
-        let shared = 3 * GRADROUTE_TILE * (pitch + 64);
-        let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared };
-        launch! { call, "linear_dgrad", &call.name("linear_dgrad"), grid;
-        layer, at.dy, at.weight, at.offsets, at.categories, flow, map, at.dx }
+impl Plan for LinearPlan {
+    fn workspace_bytes(&self) -> u64 {
+        self.workspace_bytes
+    }
+}
+
+impl fmt::Display for LinearPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} KiB of workspace", self.formed, self.workspace_bytes.div_ceil(1024))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::plan::Request;
+    use crate::problem::Rows;
+    use crate::projection::Sketch;
+
+    fn plan(samples: usize, rows: usize, features: usize, sketch: Sketch) -> LinearPlan {
+        let rows = Rows::uniform(samples, rows).unwrap();
+        let problem = Linear::new(rows, features, features).unwrap().with_bias(true);
+        let wish = Wish {
+            request: Request::everything(),
+            bias_norms: true,
+            touched: true,
+            sketch: Some(sketch),
+            ..Wish::default()
+        };
+        let properties = Properties { multiprocessors: 100, shared_bytes: 99 << 10 };
+        plan_linear(&problem, Dtype::Bf16, wish, &properties).unwrap()
     }
 
-    fn wgrad(&self, call: &Call) -> Result<()> {
-        let (layer, at, [route, _, map]) = (call.layer(), call.at, call.tables);
-        let (request, parts) = (&self.common.wish.request, &self.workspace);
-        let [totals, squares, sketches, stage] =
-            [parts.totals, parts.squares, parts.sketches, parts.stage].map(|part| call.work(part));
-        let tiles = self.tiles[0] * self.tiles[1];
-        if tiles > 0 {
-            let layer = call.aligned(&[(at.x, layer.inputs), (at.dy, layer.outputs)]);
-            let blocks = [self.tiles[1], self.tiles[0], self.parts];
-            let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: self.shared_bytes };
-            launch! { call, "linear_wgrad", &call.name("linear_wgrad"), grid;
-            layer, at.x, at.dy, at.offsets, at.categories, route, at.gates, map, at.dw, totals,
-            squares, sketches, stage }?;
-        }
-        if request.dw && self.parts > 1 && tiles > 0 {
-            let weights = u64::from(layer.outputs) * u64::from(layer.inputs);
-            let blocks = weights.div_ceil(u64::from(GRADROUTE_THREADS)).min(4096) as u32;
-            launch! { call, "reduce", &call.name("reduce_totals"), Grid::plain(blocks, 1);
-            layer, totals, self.parts, at.dw }?;
-        }
-        if request.norms && layer.samples > 0 {
-            let parts = u64::from(tiles) * u64::from(GRADROUTE_WARPS);
-            launch! { call, "reduce", "reduce_squares", Grid::plain(layer.samples, 1);
-            layer, at.offsets, squares, parts, at.sq_norm }?;
-        }
-        call.reduce_sketches(sketches, u64::from(tiles))
+    #[test]
+    fn samples_are_split_where_tiles_do_not_fill_the_device() {
+        let sketch = Sketch::two_sided(16, 1, 0).unwrap();
+        let small = plan(16, 256, 320, sketch);
+        assert_eq!((small.formed.tiles, small.formed.parts), ([3, 3], 11));
+        assert_eq!(plan(16, 256, 1280, sketch).formed.parts, 1);
+        assert_eq!(plan(4, 256, 128, sketch).formed.parts, 4);
+        let text = small.to_string();
+        assert!(text.contains("3 × 3 tiles") && text.contains("11 parts"), "{text}");
+    }
+
+    #[test]
+    fn few_rows_are_sketched_as_rows() {
+        let sketch = Sketch::two_sided(16, 1, 0).unwrap();
+        let by_rows = |rows, features| plan(16, rows, features, sketch).formed.sketch_by_rows;
+        assert!(by_rows(77, 320) && by_rows(256, 1280) && by_rows(1, 8));
+        assert!(!by_rows(4096, 320));
+        let wide = plan(16, 1, 320, Sketch::two_sided(64, 1, 0).unwrap());
+        assert!(!wide.formed.sketch_by_rows);
+    }
+
+    #[test]
+    fn long_sketches_leave_shared_memory() {
+        let short = plan(2, 256, 128, Sketch::count(256, 1, 0).unwrap());
+        let long = plan(2, 256, 128, Sketch::count(4096, 1, 0).unwrap());
+        assert!(short.formed.shared_bytes > 80 << 10);
+        assert!(short.formed.shared_bytes <= 95 << 10 && long.formed.shared_bytes <= 95 << 10);
+        assert!(long.workspace_bytes() > 2 * 8 * 4096 * 4);
     }
 }

@@ -27,38 +27,47 @@
 //! };
 //! let h100 = Properties { multiprocessors: 132, shared_bytes: 227 << 10 };
 //! let plan = plan_linear(&layer, Dtype::Bf16, wish, &h100)?;
-//! assert_eq!((plan.tiles, plan.parts), ([10, 10], 1));
+//! assert_eq!((plan.formed.tiles, plan.formed.parts), ([10, 10], 1));
 //! println!("{plan}");
 //! # Ok::<(), gradroute::Error>(())
 //! ```
 //!
-//! [`LinearPlan::launch`] takes raw device addresses; [`Cuda`] is the same behind host slices, as a
+//! [`Plan::launch`] takes raw device addresses; [`Cuda`] is the same behind host slices, as a
 //! [`crate::ops::Backend`]. [`Device::check_abi`] compares the layout of parameters between the two
-//! compilers. Convolutions and LoRA have no kernels
-//! in this version.
+//! compilers.
 
 mod abi;
 mod backend;
 mod call;
+mod conv;
 mod device;
 mod driver;
 mod embedded;
 mod embedding;
+mod formed;
 #[allow(missing_docs)]
 mod generated;
 mod linear;
+mod lora;
 mod norm;
 mod plan;
+mod queue;
+mod resident;
 mod routing;
 
 pub use backend::Cuda;
 pub use call::Pointers;
+pub use conv::{ConvPlan, ImageLayout, plan_conv2d};
 pub use device::Device;
 pub use driver::{device_count, driver_present};
 pub use embedded::{architectures, kernels_built};
 pub use embedding::{EmbeddingPlan, plan_embedding};
+pub use formed::FormedPlan;
+pub use linear::{LinearPlan, plan_linear};
+pub use lora::{LoraPlan, plan_lora};
 pub use norm::{NormPlan, plan_norm};
-pub use plan::{LinearPlan, Properties, Wish, Workspace, plan_linear};
+pub use plan::{Properties, Wish};
+pub use queue::Plan;
 pub use routing::{DeviceRouting, RoutingShape};
 
 use crate::Result;

@@ -1,15 +1,13 @@
 //! Plan and launches of a normalisation.
 
-use std::sync::Arc;
+use std::fmt;
 
-use cudarc::driver::CudaStream;
-
-use super::call::{Call, Pointers, launch};
-use super::device::{Device, Grid};
+use super::call::{Call, launch};
+use super::device::Grid;
 use super::generated as abi;
 use super::generated::GradrouteNorm;
 use super::plan::{Common, Parts, Wish};
-use super::routing::DeviceRouting;
+use super::queue::{Plan, Queue};
 use crate::Result;
 use crate::problem::{Dtype, Norm, NormKind};
 
@@ -22,8 +20,7 @@ pub struct NormPlan {
     statistics: u64,
     gamma: u64,
     beta: u64,
-    /// Bytes of workspace that a launch needs.
-    pub workspace_bytes: u64,
+    workspace_bytes: u64,
 }
 
 /// Plans a normalisation's backward pass.
@@ -60,28 +57,17 @@ pub fn plan_norm(problem: &Norm, dtype: Dtype, wish: Wish) -> Result<NormPlan> {
     let columns = common.forms() || common.bias_asked();
     let statistics = take.take(columns || wish.request.dx, 16 * u64::from(sets));
     let gamma = take.take(columns, column);
-    let beta = take.take(common.bias_asked(), column);
+    let beta = take.bias(&common);
     Ok(NormPlan { common, norm, sets, statistics, gamma, beta, workspace_bytes: take.bytes })
 }
 
-impl NormPlan {
-    /// Queues the kernels on the caller's stream. Nothing is allocated and nothing is waited for.
-    ///
-    /// # Safety
-    /// As [`super::LinearPlan::launch`].
-    ///
-    /// # Errors
-    /// [`crate::Error::Driver`], [`crate::Error::DeviceUnsupported`].
-    pub unsafe fn launch(
-        &self,
-        device: &Device,
-        stream: &Arc<CudaStream>,
-        routing: Option<&DeviceRouting>,
-        at: &Pointers,
-    ) -> Result<()> {
-        let call = &Call::new(device, stream, &self.common, routing, at)?;
-        call.touched()?;
-        let (layer, norm, [_, flow, map]) = (call.layer(), self.norm, call.tables);
+impl Queue for NormPlan {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn queue(&self, call: &Call) -> Result<()> {
+        let (layer, norm, at, [_, flow, map]) = (call.layer(), self.norm, call.at, call.tables);
         let (forms, bias) = (self.common.forms(), self.common.bias_asked());
         let statistics = call.work(self.statistics);
         let any = self.sets > 0 && norm.length > 0;
@@ -111,5 +97,18 @@ impl NormPlan {
             call.column(gamma, 0, dw, if request.norms { at.sq_norm } else { 0 })?;
         }
         if bias { call.bias(beta) } else { Ok(()) }
+    }
+}
+
+impl Plan for NormPlan {
+    fn workspace_bytes(&self) -> u64 {
+        self.workspace_bytes
+    }
+}
+
+impl fmt::Display for NormPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sets normalised, two passes over each", self.sets)?;
+        write!(f, ", {} KiB of workspace", self.workspace_bytes.div_ceil(1024))
     }
 }

@@ -1,12 +1,10 @@
-//! What a call on the device will launch: a pure function of shapes, wishes and device properties.
-
-use std::fmt;
+//! What plans of all ops are made of: a pure function of shapes, wishes and device properties.
 
 use super::generated as abi;
 use super::generated::GradrouteLayer;
 use super::routing::RoutingShape;
 use crate::ops::plan::Request;
-use crate::problem::{Dtype, GradientShape, Linear, Rows};
+use crate::problem::{Dtype, GradientShape, Rows};
 use crate::projection::{Sketch, SketchKind};
 use crate::{Error, Result};
 
@@ -61,7 +59,7 @@ impl Default for Wish {
 
 /// What the plans of all ops hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Common {
+pub struct Common {
     pub(super) layer: GradrouteLayer,
     pub(super) wish: Wish,
     pub(super) dtype: Dtype,
@@ -82,94 +80,12 @@ impl Parts {
         self.bytes += if needed { bytes.next_multiple_of(256) } else { 0 };
         begin
     }
-}
 
-/// Where the parts of the workspace begin, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Workspace {
-    /// Running totals, one for each part of the samples.
-    pub(super) totals: u64,
-    /// Squares, one for each sample, tile and warp.
-    pub(super) squares: u64,
-    /// Sketches, one for each sample and tile.
-    pub(super) sketches: u64,
-    /// Sketches in the making, where shared memory has no room for them.
-    pub(super) stage: u64,
-    /// Bias gradients, one for each sample.
-    pub(super) bias: u64,
-    /// All of it.
-    pub bytes: u64,
-}
-
-/// How a linear layer's backward pass runs on a device. `Display` puts it into words.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LinearPlan {
-    pub(super) common: Common,
-    /// Tiles of the weight gradient, `[outputs, inputs]`.
-    pub tiles: [u32; 2],
-    /// Parts of the samples, each a row of blocks with its own running total.
-    pub parts: u32,
-    /// Dynamic shared memory of the weight gradient's blocks, in bytes.
-    pub shared_bytes: u32,
-    /// The workspace that a launch needs.
-    pub workspace: Workspace,
-}
-
-/// Rows of 64 bytes of two matrices, three times: the stages of asynchronous copies.
-const STAGES_BYTES: u32 = 3 * 2 * 64 * abi::GRADROUTE_TILE;
-/// A count sketch's places: a word for each micro-block of a warp and lane.
-const PLACES_BYTES: u32 = abi::GRADROUTE_WARPS * 32 * 32 * 4;
-/// What the kernel declares statically, and the driver keeps for itself, rounded up.
-const STATIC_BYTES: u32 = 4 << 10;
-
-/// Plans a linear layer's backward pass.
-///
-/// # Errors
-/// [`Error::Argument`] for a layer or batch larger than a launch can be.
-pub fn plan_linear(
-    problem: &Linear,
-    dtype: Dtype,
-    wish: Wish,
-    properties: &Properties,
-) -> Result<LinearPlan> {
-    let (rows, shape) = (problem.rows(), problem.gradient());
-    let mut common = Common::new(shape, rows, dtype, wish)?;
-    let samples = common.layer.samples;
-    let tile = |extent: usize| extent.div_ceil(abi::GRADROUTE_TILE as usize);
-    let tiles = [tile(shape.outputs()), tile(shape.inputs())];
-    if tiles[0] > LONGEST_GRID as usize {
-        let most = LONGEST_GRID as usize * abi::GRADROUTE_TILE as usize;
-        return Err(Error::argument("outputs", format!("at most {most}"), shape.outputs()));
+    /// Takes the bias gradients, one for each sample.
+    pub(super) fn bias(&mut self, common: &Common) -> u64 {
+        let columns = u64::from(common.layer.samples) * u64::from(common.layer.outputs);
+        self.take(common.bias_asked(), 4 * columns)
     }
-    let tiles = tiles.map(|count| count as u32);
-    let all_tiles = tiles[0] * tiles[1];
-    let parts = (properties.multiprocessors / all_tiles.max(1)).clamp(1, samples.max(1));
-    let layer = &mut common.layer;
-    let count = layer.sketch == abi::GRADROUTE_SKETCH_COUNT;
-    let length = u64::from(layer.sketch_outputs) * u64::from(layer.sketch_inputs);
-    let before = STAGES_BYTES + if count { PLACES_BYTES } else { 0 };
-    let stage = u64::from(abi::GRADROUTE_WARPS) * length * 4;
-    let shared = stage + u64::from(before + STATIC_BYTES) <= u64::from(properties.shared_bytes);
-    if shared {
-        layer.flags |= abi::GRADROUTE_STAGE_SHARED;
-    }
-    let shared_bytes = before + if shared { stage as u32 } else { 0 };
-
-    let (samples, tiles_all) = (u64::from(samples), u64::from(all_tiles));
-    let (request, sketched) = (wish.request, common.sketched());
-    let mut take = Parts::default();
-    let totals = request.dw && parts > 1;
-    let warps = u64::from(abi::GRADROUTE_WARPS);
-    let mut workspace = Workspace {
-        totals: take.take(totals, 4 * u64::from(parts) * shape.weights() as u64),
-        squares: take.take(request.norms, 4 * samples * tiles_all * warps),
-        sketches: take.take(sketched, 4 * samples * tiles_all * length),
-        stage: take.take(sketched && !shared, u64::from(parts) * tiles_all * stage),
-        bias: take.take(common.bias_asked(), 4 * samples * shape.outputs() as u64),
-        bytes: 0,
-    };
-    workspace.bytes = take.bytes;
-    Ok(LinearPlan { common, tiles, parts, shared_bytes, workspace })
 }
 
 /// The most blocks along the second and third side of a grid.
@@ -200,6 +116,7 @@ fn layer(shape: GradientShape, samples: u32, rows: u64, wish: &Wish) -> Gradrout
         outputs: shape.outputs() as u32,
         inputs: shape.inputs() as u32,
         features: shape.features() as u32,
+        taps: shape.taps() as u32,
         regions: routing.regions,
         output_spans: routing.output_spans,
         input_spans: routing.input_spans,
@@ -210,6 +127,7 @@ fn layer(shape: GradientShape, samples: u32, rows: u64, wish: &Wish) -> Gradrout
         seed,
         layer: key_layer,
         sample_scale: wish.sample_scale,
+        reserved: 0,
     }
 }
 
@@ -251,54 +169,5 @@ impl Common {
             return scale * (1.0 / (o as f32).sqrt()) * (1.0 / (i as f32).sqrt());
         }
         scale
-    }
-}
-
-impl fmt::Display for LinearPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let edge = abi::GRADROUTE_TILE;
-        write!(f, "formed in {} × {} tiles of {edge} × {edge}", self.tiles[0], self.tiles[1])?;
-        write!(f, ", samples in {} parts", self.parts)?;
-        write!(f, ", {} KiB of shared memory a block", self.shared_bytes.div_ceil(1024))?;
-        write!(f, ", {} KiB of workspace", self.workspace.bytes.div_ceil(1024))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(samples: usize, features: usize, sketch: Sketch) -> LinearPlan {
-        let rows = Rows::uniform(samples, 256).unwrap();
-        let problem = Linear::new(rows, features, features).unwrap().with_bias(true);
-        let wish = Wish {
-            request: Request::everything(),
-            bias_norms: true,
-            touched: true,
-            sketch: Some(sketch),
-            ..Wish::default()
-        };
-        let properties = Properties { multiprocessors: 100, shared_bytes: 99 << 10 };
-        plan_linear(&problem, Dtype::Bf16, wish, &properties).unwrap()
-    }
-
-    #[test]
-    fn samples_are_split_where_tiles_do_not_fill_the_device() {
-        let sketch = Sketch::two_sided(16, 1, 0).unwrap();
-        assert_eq!((plan(16, 320, sketch).tiles, plan(16, 320, sketch).parts), ([3, 3], 11));
-        assert_eq!(plan(16, 1280, sketch).parts, 1);
-        assert_eq!(plan(4, 128, sketch).parts, 4);
-        let text = plan(16, 320, sketch).to_string();
-        assert!(text.contains("3 × 3 tiles") && text.contains("11 parts"), "{text}");
-    }
-
-    #[test]
-    fn long_sketches_leave_shared_memory() {
-        let short = plan(2, 128, Sketch::count(256, 1, 0).unwrap());
-        let long = plan(2, 128, Sketch::count(4096, 1, 0).unwrap());
-        let kept = |plan: &LinearPlan| plan.common.layer.flags & abi::GRADROUTE_STAGE_SHARED != 0;
-        assert!(kept(&short) && !kept(&long));
-        assert!(short.shared_bytes + STATIC_BYTES <= 99 << 10);
-        assert!(long.workspace.bytes > 2 * 8 * 4096 * 4);
     }
 }

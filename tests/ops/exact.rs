@@ -11,19 +11,21 @@ use crate::support::weights::{Pattern, exact_sketches, record};
 
 /// Every op over its whole catalogue.
 pub fn every_op<B: Tested, T: Element>(make: impl Fn() -> B) {
-    all::<B, T>(make(), catalogue::everything::<B>(true));
+    all::<B, T>(make(), catalogue::everything::<B>(true), if B::SLOW { [2, 2] } else { [11, 3] });
 }
 
 /// Every size in `0..=3`. A normalisation that small is not exact: `close` has it.
 pub fn small_sizes<B: Tested, T: Element>(make: impl Fn() -> B) {
     let exact = |(_, problem): &Named| !matches!(problem, Problem::Norm(_));
-    all::<B, T>(make(), catalogue::small::<B>().into_iter().filter(exact).collect());
+    let problems = catalogue::small::<B>().into_iter().filter(exact).collect();
+    all::<B, T>(make(), problems, if B::SLOW { [1, 1] } else { [11, 3] });
 }
 
-fn all<B: Tested, T: Element>(mut backend: B, problems: Vec<Named>) {
+/// A convolution meets the first number of the 11 patterns, any other problem the second: in turn, so
+/// that all of them meet all.
+fn all<B: Tested, T: Element>(mut backend: B, problems: Vec<Named>, patterns: [usize; 2]) {
     for (c, (name, problem)) in problems.into_iter().enumerate() {
-        // Convolutions meet every pattern, the long lists some of them in turn.
-        let turns = if matches!(problem, Problem::Conv2d(_)) { 11 } else { 3 };
+        let turns = patterns[usize::from(!matches!(problem, Problem::Conv2d(_)))];
         for turn in 0..turns {
             let mut case = Case::<T>::exact(&name, problem.clone(), c as u64);
             Pattern::ALL[(c + turn * (turns % 5 + 1)) % 11].apply(&mut case, (c + turn) as u64);

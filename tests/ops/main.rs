@@ -8,6 +8,7 @@ mod support;
 
 mod arguments;
 mod autograd;
+mod channels_last;
 mod close;
 mod cuda;
 mod exact;
@@ -76,6 +77,20 @@ macro_rules! tests {
 suite!(reference_backend, || true, || gradroute::reference::Reference);
 suite!(cpu_backend, || true, gradroute::cpu::Cpu::new);
 suite!(cuda_backend, crate::cuda::present, crate::cuda::open);
+
+/// Convolutions whose channels come last already.
+mod cuda_channels_last {
+    use half::{bf16, f16};
+
+    use crate::cuda::{open_last, present};
+    use crate::{close, exact};
+
+    tests! { present, open_last,
+        exact_f32: exact::every_op::<_, f32>,
+        exact_bf16: exact::every_op::<_, bf16>,
+        close_f16: close::half_precision::<_, f16>,
+    }
+}
 
 /// As on a device so small that one block takes all samples of a tile.
 mod cuda_unsplit {

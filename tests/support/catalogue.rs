@@ -276,7 +276,10 @@ pub fn small<B: Tested>() -> Vec<Named> {
         if let Ok(problem) = Norm::group(a, b, c, d, 0.1) {
             all.push(named("group", Problem::Norm(problem)));
         }
-        for (kernel, pad) in [(1, 0), (2, 0), (2, 1), (3, 1)] {
+        for (at, (kernel, pad)) in [(1, 0), (2, 0), (2, 1), (3, 1)].into_iter().enumerate() {
+            if B::SLOW && at != (code ^ code >> 2 ^ code >> 4 ^ code >> 6) & 3 {
+                continue;
+            }
             let spec = Conv2dSpec {
                 samples: (code + kernel) % 3,
                 in_channels: a,

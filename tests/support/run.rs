@@ -14,6 +14,9 @@ use super::case::{Case, Problem, Setup};
 
 /// A backend under test.
 pub trait Tested: Backend {
+    /// Whether it takes long: the suite then leaves out what differs little from what it keeps.
+    const SLOW: bool = false;
+
     /// Whether it computes such a problem.
     fn covers(_: &Problem) -> bool {
         true
@@ -24,9 +27,8 @@ impl Tested for Reference {}
 impl Tested for Cpu {}
 
 impl Tested for Cuda {
-    fn covers(problem: &Problem) -> bool {
-        matches!(problem, Problem::Linear(_) | Problem::Norm(_) | Problem::Embedding(_))
-    }
+    // As long as its device is executed on a CPU.
+    const SLOW: bool = true;
 }
 
 /// Which outputs are asked for.
