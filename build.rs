@@ -2,8 +2,13 @@
 //!
 //! Without one the crate builds all the same, with an empty table and a warning.
 
+#[path = "build/cache.rs"]
+mod cache;
 #[path = "build/compile.rs"]
 mod compile;
+#[allow(dead_code)] // writing the table is for `cargo xtask gates`
+#[path = "build/resources.rs"]
+mod resources;
 #[path = "build/toolkit.rs"]
 mod toolkit;
 
@@ -15,7 +20,7 @@ use std::thread;
 use toolkit::Compiler;
 
 fn main() {
-    for path in ["build.rs", "build", "kernels"] {
+    for path in ["build.rs", "build", "kernels", resources::TABLE] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in toolkit::VARIABLES {
@@ -32,34 +37,77 @@ fn main() {
             );
             compile::table(&[], &[])
         }
-        Compiler::Found(nvcc) => {
-            build(&nvcc, &root.join("kernels"), &out).unwrap_or_else(|error| {
-                panic!("the CUDA kernels do not build (NVCC=off leaves them out):\n{error}")
-            })
-        }
+        Compiler::Found(nvcc) => build(&nvcc, &root, &out).unwrap_or_else(|error| {
+            panic!("the CUDA kernels do not build (NVCC=off leaves them out):\n{error}")
+        }),
     };
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
 }
 
 /// Compiles every kernel source and returns the table.
-fn build(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
+fn build(nvcc: &Path, root: &Path, out: &Path) -> Result<String, String> {
+    let kernels = root.join("kernels");
     let known = compile::run(nvcc, &["--list-gpu-code".into()])?;
     let asked = env::var(toolkit::ARCHITECTURES_VARIABLE).ok();
     let archs = toolkit::architectures(asked.as_deref(), &known)?;
-    let one = |source: &Path| {
+    let version = toolkit::version(&compile::run(nvcc, &["--version".into()])?);
+    let sources = sources(&kernels)?;
+    let include = kernels.join("include");
+    let one = |source: &PathBuf| {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let target = out.join(format!("{name}.fatbin"));
-        let arguments = compile::arguments(source, &target, &kernels.join("include"), &archs);
-        compile::check_resources(&compile::run(nvcc, &arguments)?)?;
-        Ok(name)
+        let arguments = compile::arguments(source, &target, &include, &archs);
+        compile_if_changed(nvcc, &version, &arguments, &target).map(|()| name)
     };
-    let sources = sources(kernels)?;
     let built = thread::scope(|scope| {
         let running: Vec<_> = sources.iter().map(|source| scope.spawn(|| one(source))).collect();
         let ended = running.into_iter().map(|thread| thread.join().expect("it does not panic"));
         ended.collect::<Result<Vec<String>, String>>()
     })?;
+    let complaints = complaints(root, out, &built).unwrap_or_else(|error| vec![error]);
+    // Another compiler hands out registers in its own way.
+    let binding = version == toolkit::PINNED && env::var_os(toolkit::UNCHECKED_VARIABLE).is_none();
+    if binding && !complaints.is_empty() {
+        let advice = format!("`{}` writes {} anew", resources::BLESS, resources::TABLE);
+        return Err(format!("{}\n{advice}", complaints.join("\n")));
+    }
+    if let Some(first) = complaints.first() {
+        let count = complaints.len();
+        println!(
+            "cargo:warning=nvcc {version}: {count} differences from the table, first: {first}"
+        );
+    }
     Ok(compile::table(&archs, &built))
+}
+
+/// Compiles one source, unless its fat binary was made of the same files in the same way.
+fn compile_if_changed(
+    nvcc: &Path,
+    version: &str,
+    arguments: &[String],
+    target: &Path,
+) -> Result<(), String> {
+    let [report, stamp_file] = ["report", "stamp"].map(|kind| target.with_extension(kind));
+    let stamp = || cache::stamp(version, arguments, &target.with_extension("d"));
+    let old = fs::read_to_string(&stamp_file).ok();
+    if target.exists() && report.exists() && old.is_some() && old == stamp() {
+        return Ok(());
+    }
+    let said = compile::run(nvcc, arguments)?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    write(&report, said)?;
+    write(&stamp_file, stamp().unwrap_or_default())
+}
+
+/// What is wrong with what the kernels take, one line each.
+fn complaints(root: &Path, out: &Path, built: &[String]) -> Result<Vec<String>, String> {
+    let found = resources::collect(out, built)?;
+    let committed = fs::read_to_string(root.join(resources::TABLE)).unwrap_or_default();
+    let mut complaints = found.spills;
+    complaints.extend(resources::regressions(&found.table, &resources::parse(&committed)?));
+    Ok(complaints)
 }
 
 /// The kernel sources, in a fixed order.

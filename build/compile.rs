@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// nvcc's arguments: machine code for every architecture and PTX for the lowest, uncompressed so
-/// that the PTX can be read without the driver.
+/// that the PTX can be read without the driver. Beside the target comes a depfile.
 pub fn arguments(source: &Path, target: &Path, include: &Path, archs: &[u32]) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["-fatbin", "-std=c++17", "-O3", "--no-compress", "--threads=0", "-Xptxas=-v,-warn-spills"]
@@ -16,7 +16,9 @@ pub fn arguments(source: &Path, target: &Path, include: &Path, archs: &[u32]) ->
         arguments.push("-gencode".into());
         arguments.push(format!("arch=compute_{arch},code=[sm_{arch}{ptx}]"));
     }
-    let paths = [("-I", include), ("-o", target), ("", source)];
+    arguments.push("-MD".into());
+    let depfile = target.with_extension("d");
+    let paths = [("-MF", depfile.as_path()), ("-I", include), ("-o", target), ("", source)];
     for (flag, path) in paths {
         if !flag.is_empty() {
             arguments.push(flag.into());
@@ -55,27 +57,4 @@ pub fn table(archs: &[u32], kernels: &[String]) -> String {
         let _ = writeln!(text, "    Kernel {{ name: {name:?}, image: {image} }},");
     }
     text + "];\n"
-}
-
-/// Checks the assembler's report: no kernel may spill registers or use a stack frame.
-///
-/// # Errors
-///
-/// Names each kernel and architecture that does.
-pub fn check_resources(report: &str) -> Result<(), String> {
-    let mut entry = "?";
-    let mut wrong = Vec::new();
-    for line in report.lines() {
-        if let Some((_, rest)) = line.split_once("Compiling entry function ") {
-            entry = rest;
-        }
-        let used = line.split(',').any(|part| {
-            let (count, what) = part.trim().split_once(" bytes ").unwrap_or_default();
-            ["stack frame", "spill stores", "spill loads"].contains(&what) && count != "0"
-        });
-        if used {
-            wrong.push(format!("{entry}: {}", line.trim()));
-        }
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }

@@ -7,8 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// The environment variables that decide; a change of one runs the build script again.
 /// `PATH` is read too, but changes too often to rebuild for.
-pub const VARIABLES: [&str; 5] =
-    ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", ARCHITECTURES_VARIABLE];
+pub const VARIABLES: [&str; 6] =
+    ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", ARCHITECTURES_VARIABLE, UNCHECKED_VARIABLE];
+
+/// When set, kernels that take more than the committed table says are warned of and built.
+pub const UNCHECKED_VARIABLE: &str = "GRADROUTE_RESOURCES_UNCHECKED";
+
+/// The version of the compiler that `cargo xtask kernels` fetches, to which committed figures belong.
+pub const PINNED: &str = "13.2.86";
 
 /// Overrides the list of architectures, e.g. `GRADROUTE_CUDA_ARCHS=80,90`.
 pub const ARCHITECTURES_VARIABLE: &str = "GRADROUTE_CUDA_ARCHS";
@@ -97,4 +103,10 @@ fn architecture(text: &str) -> Result<u32, String> {
     };
     let arch: u32 = text.trim().parse().map_err(|_| wrong())?;
     if arch >= 80 { Ok(arch) } else { Err(wrong()) }
+}
+
+/// The version in what `nvcc --version` says.
+pub fn version(said: &str) -> String {
+    let (_, rest) = said.rsplit_once(", V").unwrap_or_default();
+    rest.split_whitespace().next().unwrap_or("of unknown version").to_string()
 }

@@ -3,8 +3,8 @@
 
 #include "gradroute.h"
 
-extern "C" __global__ void abi_probe(const __grid_constant__ GradrouteProbeParams params,
-                                     uint32_t *report) {
+extern "C" __global__ void __launch_bounds__(32)
+    abi_probe(const __grid_constant__ GradrouteProbeParams params, uint32_t *report) {
     if (blockIdx.x != 0 || threadIdx.x != 0) {
         return;
     }

@@ -1,5 +1,7 @@
 //! The build script's decisions: which compiler, which architectures, what the assembler said.
 
+#[path = "../build/cache.rs"]
+mod cache;
 #[path = "../build/compile.rs"]
 mod compile;
 #[path = "../build/toolkit.rs"]
@@ -79,24 +81,8 @@ fn machine_code_for_all_and_ptx_for_the_lowest() {
     assert!(arguments.contains(&"arch=compute_80,code=[sm_80,compute_80]".into()));
     assert!(arguments.contains(&"arch=compute_90,code=[sm_90]".into()));
     assert!(arguments.ends_with(&["-I", "include", "-o", "a.bin", "a.cu"].map(String::from)));
+    assert!(arguments.join(" ").contains("-MD -MF a.d"));
     assert!(!arguments.iter().any(|argument| argument.contains("fast")));
-}
-
-#[test]
-fn spills_and_stack_frames_are_refused() {
-    let report = |stack, stores, loads| {
-        format!(
-            "ptxas info    : Compiling entry function 'good' for 'sm_80'\n    0 bytes stack frame, 0 \
-             bytes spill stores, 0 bytes spill loads\nptxas info    : Used 8 registers\nptxas info    \
-             : Compiling entry function 'other' for 'sm_90'\n    {stack} bytes stack frame, {stores} \
-             bytes spill stores, {loads} bytes spill loads\n"
-        )
-    };
-    assert_eq!(compile::check_resources(&report(0, 0, 0)), Ok(()));
-    for (stack, stores, loads) in [(8, 0, 0), (0, 16, 0), (0, 0, 120)] {
-        let error = compile::check_resources(&report(stack, stores, loads)).unwrap_err();
-        assert!(error.contains("'other' for 'sm_90'") && !error.contains("good"), "{error}");
-    }
 }
 
 #[test]
@@ -106,6 +92,37 @@ fn table_names_every_kernel() {
     assert!(table.contains(r#"name: "probe", image: include_bytes!("#));
     assert!(table.contains(r#""/probe.fatbin""#));
     assert!(compile::table(&[], &[]).contains("KERNELS: &[Kernel] = &[\n];"));
+}
+
+#[test]
+fn version_is_the_compilers() {
+    let said =
+        "Built on Fri_May_08\nCuda compilation tools, release 13.2, V13.2.86\nBuild cuda_13.2";
+    assert_eq!(toolkit::version(said), toolkit::PINNED);
+    assert_eq!(toolkit::version("clang"), "of unknown version");
+}
+
+#[test]
+fn only_what_changed_is_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, header, depfile] = ["a b.cu", "h.cuh", "a.d"].map(|name| folder.path().join(name));
+    fs::write(&source, "1").unwrap();
+    fs::write(&header, "2").unwrap();
+    let escaped = source.display().to_string().replace(' ', "\\ ");
+    let text = format!("out/a.fatbin : {escaped} \\\n    {}\n", header.display());
+    assert_eq!(cache::dependencies(&text), [source.clone(), header.clone()]);
+    fs::write(&depfile, text).unwrap();
+    let arguments = ["-O3".to_string()];
+    let stamp = || cache::stamp("13.2", &arguments, &depfile);
+    let first = stamp();
+    assert!(first.is_some());
+    assert_eq!(stamp(), first);
+    assert_ne!(cache::stamp("13.3", &arguments, &depfile), first);
+    assert_ne!(cache::stamp("13.2", &[], &depfile), first);
+    fs::write(&header, "3").unwrap();
+    assert_ne!(stamp(), first);
+    fs::remove_file(&header).unwrap();
+    assert_eq!(stamp(), None);
 }
 
 #[test]

@@ -16,11 +16,11 @@ use toolkit::Compiler;
 
 #[allow(dead_code)] // the build script uses the rest
 #[path = "../../build/toolkit.rs"]
-mod toolkit;
+pub mod toolkit;
 
 /// The one version of all of NVIDIA's packages. A driver must know PTX of this version only where
 /// the kernels have no machine code for its device.
-const VERSION: &str = "13.2.86";
+const VERSION: &str = toolkit::PINNED;
 /// The compiler, its headers and the disassembler.
 const PACKAGES: [&str; 7] = [
     "nvidia-cuda-nvcc",

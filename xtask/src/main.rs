@@ -3,7 +3,9 @@
 mod candle_kernels;
 mod cudarc;
 mod data;
+mod disassembly;
 mod evaluate;
+mod gates;
 mod kernels;
 mod shell;
 mod test;
@@ -27,6 +29,13 @@ enum Task {
         #[arg(long)]
         all: bool,
     },
+    /// Check what the compiler made of the kernels: the table of what they take, and the main loops of
+    /// GEMM kernels in the disassembly.
+    Gates {
+        /// Write the table anew.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
     /// Measure a claim over several seeds and write table and picture to benches/record/.
@@ -40,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Task::Kernels => kernels::build(),
         Task::CandleKernels => candle_kernels::compile(),
         Task::Cudarc { all } => cudarc::run(all),
+        Task::Gates { bless } => gates::run(bless),
         Task::Data => data::render(),
         Task::Evaluate(evaluation) => evaluation.run(),
     }

@@ -62,6 +62,8 @@ const STEPS: &[Step] = &[
         arguments: &["softcuda", "test", "--release", "--test", "cuda_counts"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("SOFTCUDA_COUNTERS", COUNTERS)],
     },
+    // What the compiler made of the kernels.
+    step("gates", &["xtask", "gates"]),
     step(
         "example",
         &["run", "--release", "--example", "glyph_diffusion", "--", "--quick", "--out", QUICK_RUN],
