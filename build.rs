@@ -1,6 +1,7 @@
 //! Compiles the CUDA kernels, where there is a compiler, and embeds them.
 //!
-//! Without one the crate builds all the same, with an empty table and a warning.
+//! Without one the crate builds all the same, with an empty table and a warning; with the feature
+//! `require-kernels` it does not build.
 
 #[path = "build/cache.rs"]
 mod cache;
@@ -17,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use toolkit::Compiler;
+use toolkit::Decision;
 
 fn main() {
     for path in ["build.rs", "build", "kernels", resources::TABLE] {
@@ -28,19 +29,20 @@ fn main() {
     }
     let folder = |name| PathBuf::from(env::var_os(name).expect("cargo sets it"));
     let (root, out) = (folder("CARGO_MANIFEST_DIR"), folder("OUT_DIR"));
-    let table = match toolkit::find(&|name| env::var_os(name), &root) {
-        Compiler::Refused => compile::table(&[], &[]),
-        Compiler::Missing => {
-            println!(
-                "cargo:warning=no nvcc: built without CUDA kernels (`cargo xtask kernels` \
-                 fetches one, NVCC=off silences this)"
-            );
-            compile::table(&[], &[])
-        }
-        Compiler::Found(nvcc) => build(&nvcc, &root, &out).unwrap_or_else(|error| {
-            panic!("the CUDA kernels do not build (NVCC=off leaves them out):\n{error}")
-        }),
-    };
+    let found = toolkit::find(&|name| env::var_os(name), &root);
+    let required = env::var_os("CARGO_FEATURE_REQUIRE_KERNELS").is_some();
+    let documenting = env::var_os(toolkit::DOCUMENTING_VARIABLE).is_some();
+    let table =
+        match toolkit::decide(found, required, documenting).unwrap_or_else(|why| panic!("{why}")) {
+            Decision::Silence => compile::table(&[], &[]),
+            Decision::Warn(why) => {
+                println!("cargo:warning={why}");
+                compile::table(&[], &[])
+            }
+            Decision::Build(nvcc) => build(&nvcc, &root, &out).unwrap_or_else(|error| {
+                panic!("the CUDA kernels do not build (NVCC=off leaves them out):\n{error}")
+            }),
+        };
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
 }
 

@@ -7,8 +7,18 @@ use std::path::{Path, PathBuf};
 
 /// The environment variables that decide; a change of one runs the build script again.
 /// `PATH` is read too, but changes too often to rebuild for.
-pub const VARIABLES: [&str; 6] =
-    ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", ARCHITECTURES_VARIABLE, UNCHECKED_VARIABLE];
+pub const VARIABLES: [&str; 7] = [
+    "NVCC",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "VIRTUAL_ENV",
+    ARCHITECTURES_VARIABLE,
+    UNCHECKED_VARIABLE,
+    DOCUMENTING_VARIABLE,
+];
+
+/// Set where docs.rs builds: all features are on, and there is no compiler.
+pub const DOCUMENTING_VARIABLE: &str = "DOCS_RS";
 
 /// When set, kernels that take more than the committed table says are warned of and built.
 pub const UNCHECKED_VARIABLE: &str = "GRADROUTE_RESOURCES_UNCHECKED";
@@ -31,6 +41,44 @@ pub enum Compiler {
     Missing,
     /// The program to run.
     Found(PathBuf),
+}
+
+/// What becomes of the kernels.
+#[derive(Debug, PartialEq)]
+pub enum Decision {
+    /// They are compiled with this program.
+    Build(PathBuf),
+    /// The crate is built without them, and says so.
+    Warn(&'static str),
+    /// The crate is built without them.
+    Silence,
+}
+
+/// Decides about the kernels; `required` by the feature, or only documentation wanted.
+///
+/// # Errors
+///
+/// There must be kernels, and there is no compiler.
+pub fn decide(
+    found: Compiler,
+    required: bool,
+    documenting: bool,
+) -> Result<Decision, &'static str> {
+    match found {
+        Compiler::Found(nvcc) => Ok(Decision::Build(nvcc)),
+        _ if documenting => Ok(Decision::Silence),
+        Compiler::Refused if required => {
+            Err("NVCC=off leaves the CUDA kernels out, the feature `require-kernels` wants them")
+        }
+        Compiler::Missing if required => Err(
+            "no nvcc, and the feature `require-kernels` wants the CUDA kernels: set NVCC to one, or in a \
+                 checkout run `cargo xtask kernels`",
+        ),
+        Compiler::Refused => Ok(Decision::Silence),
+        Compiler::Missing => Ok(Decision::Warn(
+            "no nvcc: built without CUDA kernels (`cargo xtask kernels` fetches one, NVCC=off silences this)",
+        )),
+    }
 }
 
 /// Looks for nvcc: `NVCC` (a path, or `off`), the folders named by `CUDA_HOME` and `CUDA_PATH`,

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use toolkit::{Compiler, architectures, find};
+use toolkit::{Compiler, Decision, architectures, decide, find};
 
 /// Searches with these environment variables and none else.
 fn search(variables: &[(&str, &Path)], root: &Path) -> Compiler {
@@ -60,6 +60,23 @@ fn compiler_is_searched_in_order() {
     variables.push(("NVCC", Path::new("OFF")));
     assert_eq!(search(&variables, root), Compiler::Refused);
     assert_eq!(search(&[("NVCC", Path::new(""))], root), Compiler::Found(tools));
+}
+
+#[test]
+fn kernels_are_left_out_unless_they_are_required() {
+    let nvcc = || Compiler::Found("nvcc".into());
+    for (required, documenting) in [(false, false), (false, true), (true, false), (true, true)] {
+        assert_eq!(decide(nvcc(), required, documenting), Ok(Decision::Build("nvcc".into())));
+    }
+    assert!(matches!(decide(Compiler::Missing, false, false), Ok(Decision::Warn(_))));
+    assert_eq!(decide(Compiler::Refused, false, false), Ok(Decision::Silence));
+    for found in [|| Compiler::Missing, || Compiler::Refused] {
+        let error = decide(found(), true, false).unwrap_err();
+        assert!(error.contains("require-kernels"), "{error}");
+        // docs.rs turns all features on.
+        assert_eq!(decide(found(), true, true), Ok(Decision::Silence));
+        assert_eq!(decide(found(), false, true), Ok(Decision::Silence));
+    }
 }
 
 #[test]
