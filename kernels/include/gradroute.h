@@ -22,9 +22,9 @@ typedef struct GradrouteProbeParams {
     uint8_t flags[4];
 } GradrouteProbeParams;
 
-/* Words that abi_probe reports: the version, the struct's size, the offsets of its six fields, and
- * what it received, 64-bit fields low word first. */
-#define GRADROUTE_PROBE_WORDS 16
+/* Words that abi_probe reports: what it received, 64-bit fields low word first (8), the version and the
+ * constants at the end of this file (4), and the size and the offsets of the fields of each struct. */
+#define GRADROUTE_PROBE_WORDS 65
 
 /* Kinds of sketch. */
 #define GRADROUTE_SKETCH_NONE 0

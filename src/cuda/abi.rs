@@ -5,22 +5,50 @@ use std::mem::{offset_of, size_of};
 use cudarc::driver::DeviceRepr;
 
 use super::generated::{
-    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GradrouteConv, GradrouteLayer, GradrouteNorm,
+    GRADROUTE_ABI_VERSION, GRADROUTE_PROBE_WORDS, GRADROUTE_THREADS, GRADROUTE_TILE,
+    GRADROUTE_WARPS, GradrouteConv, GradrouteDivisor, GradrouteLayer, GradrouteNorm,
     GradrouteProbeParams,
 };
 use crate::{Error, Result};
 
 /// Number of words that the probe kernel reports.
 pub(super) const WORDS: usize = GRADROUTE_PROBE_WORDS as usize;
+/// Words before the structs' layout.
+const BEFORE: usize = 12;
 
-// SAFETY: a plain C struct without padding or pointers, shared with the device by its header.
-unsafe impl DeviceRepr for GradrouteProbeParams {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for GradrouteLayer {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for GradrouteNorm {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for GradrouteConv {}
+/// The structs that kernels take, in the order of the probe kernel's report. A new one is added here, there,
+/// and to `GRADROUTE_PROBE_WORDS`.
+macro_rules! structs {
+    ($($name:ident { $($field:ident),* })*) => {
+        $(
+            // SAFETY: a C struct of plain data, shared with the device by its header.
+            unsafe impl DeviceRepr for $name where $name: bytemuck::Pod {}
+        )*
+        const LAYOUT: [(&str, u32); WORDS - BEFORE] = [
+            $(
+                (concat!("size of ", stringify!($name)), size_of::<$name>() as u32),
+                $((
+                    concat!("offset of `", stringify!($field), "` in ", stringify!($name)),
+                    offset_of!($name, $field) as u32,
+                ),)*
+            )*
+        ];
+    };
+}
+
+structs! {
+    GradrouteProbeParams { rows, offset, features, shift, scale, flags }
+    GradrouteLayer {
+        rows, samples, outputs, inputs, features, taps, regions, output_spans, input_spans, flags, sketch,
+        sketch_outputs, sketch_inputs, seed, layer, sample_scale, reserved
+    }
+    GradrouteNorm { length, kind, groups, channels, eps }
+    GradrouteDivisor { by, multiplier, shift }
+    GradrouteConv {
+        height, width, kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x,
+        pad_top, pad_left, groups, circular, out_height, out_width, positions, pixels, group_tiles
+    }
+}
 
 /// Parameters with a value in every byte that no other byte has.
 pub(super) fn sample() -> GradrouteProbeParams {
@@ -39,16 +67,7 @@ fn expected() -> [(&'static str, u32); WORDS] {
     let params = sample();
     let halves = |wide: u64| (wide as u32, (wide >> 32) as u32);
     let (rows, offset) = (halves(params.rows), halves(params.offset.cast_unsigned()));
-    let at = |offset: usize| offset as u32;
-    [
-        ("ABI version", GRADROUTE_ABI_VERSION),
-        ("size of GradrouteProbeParams", at(size_of::<GradrouteProbeParams>())),
-        ("offset of `rows`", at(offset_of!(GradrouteProbeParams, rows))),
-        ("offset of `offset`", at(offset_of!(GradrouteProbeParams, offset))),
-        ("offset of `features`", at(offset_of!(GradrouteProbeParams, features))),
-        ("offset of `shift`", at(offset_of!(GradrouteProbeParams, shift))),
-        ("offset of `scale`", at(offset_of!(GradrouteProbeParams, scale))),
-        ("offset of `flags`", at(offset_of!(GradrouteProbeParams, flags))),
+    let before: [(&str, u32); BEFORE] = [
         ("low word of `rows`", rows.0),
         ("high word of `rows`", rows.1),
         ("low word of `offset`", offset.0),
@@ -57,7 +76,12 @@ fn expected() -> [(&'static str, u32); WORDS] {
         ("`shift`", params.shift.cast_unsigned()),
         ("bits of `scale`", params.scale.to_bits()),
         ("`flags`", u32::from_le_bytes(params.flags)),
-    ]
+        ("ABI version", GRADROUTE_ABI_VERSION),
+        ("edge of a tile", GRADROUTE_TILE),
+        ("threads of a block", GRADROUTE_THREADS),
+        ("warps of a block", GRADROUTE_WARPS),
+    ];
+    std::array::from_fn(|at| before.get(at).copied().unwrap_or_else(|| LAYOUT[at - BEFORE]))
 }
 
 /// Compares the device's report with this side's view.
@@ -91,6 +115,18 @@ mod tests {
     fn layout_is_the_c_compilers() {
         // Worked out by hand from the header: fields in order, each aligned to its own size.
         let layout = expected().map(|(_, word)| word);
-        assert_eq!(layout[1..8], [32, 0, 8, 16, 20, 24, 28]);
+        let from = |at: usize| &layout[BEFORE + at..];
+        assert_eq!(from(0)[..7], [32, 0, 8, 16, 20, 24, 28]);
+        assert_eq!(from(7)[..5], [72, 0, 8, 12, 16]);
+        assert_eq!(from(25)[..6], [24, 0, 8, 12, 16, 20]);
+        assert_eq!(from(31)[..4], [12, 0, 4, 8]);
+        assert_eq!(from(35)[14..], [52, 64, 68, 72]);
+    }
+
+    #[test]
+    fn parameters_are_plain_data() {
+        let bytes = bytemuck::bytes_of(&sample()).to_vec();
+        assert_eq!(bytes[..3], [8, 7, 6]);
+        assert_eq!(bytemuck::pod_read_unaligned::<GradrouteProbeParams>(&bytes), sample());
     }
 }

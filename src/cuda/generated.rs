@@ -1,7 +1,7 @@
 // Made by bindgen from kernels/include/gradroute.h: do not edit.
 
 pub const GRADROUTE_ABI_VERSION: u32 = 3;
-pub const GRADROUTE_PROBE_WORDS: u32 = 16;
+pub const GRADROUTE_PROBE_WORDS: u32 = 65;
 pub const GRADROUTE_SKETCH_NONE: u32 = 0;
 pub const GRADROUTE_SKETCH_TWO_SIDED: u32 = 1;
 pub const GRADROUTE_SKETCH_COUNT: u32 = 2;
@@ -22,7 +22,7 @@ pub const GRADROUTE_TILE: u32 = 128;
 pub const GRADROUTE_THREADS: u32 = 256;
 pub const GRADROUTE_WARPS: u32 = 8;
 #[repr(C)]
-#[derive(Debug, Copy, Clone, PartialEq)]
+#[derive(Debug, Copy, Clone, PartialEq, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GradrouteProbeParams {
     pub rows: u64,
     pub offset: i64,
@@ -49,7 +49,7 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteProbeParams, flags) - 28usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone, PartialEq)]
+#[derive(Debug, Copy, Clone, PartialEq, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GradrouteLayer {
     pub rows: u64,
     pub samples: u32,
@@ -109,7 +109,7 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteLayer, reserved) - 68usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone, PartialEq)]
+#[derive(Debug, Copy, Clone, PartialEq, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GradrouteDivisor {
     pub by: u32,
     pub multiplier: u32,
@@ -127,7 +127,7 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteDivisor, shift) - 8usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone, PartialEq)]
+#[derive(Debug, Copy, Clone, PartialEq, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GradrouteConv {
     pub height: u32,
     pub width: u32,
@@ -187,7 +187,7 @@ const _: () = {
         [::core::mem::offset_of!(GradrouteConv, group_tiles) - 72usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone, PartialEq)]
+#[derive(Debug, Copy, Clone, PartialEq, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GradrouteNorm {
     pub length: u64,
     pub kind: u32,

@@ -6,7 +6,18 @@
 use std::fs;
 use std::path::Path;
 
+use bindgen::callbacks::{DeriveInfo, ParseCallbacks};
 use bindgen::{Builder, Formatter};
+
+/// Every struct is plain data: the derive refuses padding.
+#[derive(Debug)]
+struct PlainData;
+
+impl ParseCallbacks for PlainData {
+    fn add_derives(&self, _: &DeriveInfo<'_>) -> Vec<String> {
+        ["bytemuck::Pod", "bytemuck::Zeroable"].map(String::from).into()
+    }
+}
 
 #[test]
 fn generated_structs_match_the_header() {
@@ -19,6 +30,7 @@ fn generated_structs_match_the_header() {
         .header(root.join("kernels/include/gradroute.h").display().to_string())
         .allowlist_item("Gradroute.*|GRADROUTE_.*")
         .derive_partialeq(true)
+        .parse_callbacks(Box::new(PlainData))
         .use_core()
         .disable_header_comment()
         .raw_line("// Made by bindgen from kernels/include/gradroute.h: do not edit.")
