@@ -104,6 +104,24 @@ impl Registers {
         Self { p: vec![0; p], r: vec![[0; LANES]; r], d: vec![[0; LANES]; d] }
     }
 
+    /// Zeroes them, for a kernel with these slots.
+    pub fn reset(&mut self, slots: [u32; 3]) {
+        let [p, r, d] = slots.map(|n| n as usize);
+        self.p.clear();
+        self.p.resize(p, 0);
+        self.r.clear();
+        self.r.resize(r, [0; LANES]);
+        self.d.clear();
+        self.d.resize(d, [0; LANES]);
+    }
+
+    /// The memory they hold.
+    pub fn bytes(&self) -> usize {
+        self.p.capacity() * size_of::<Mask>()
+            + self.r.capacity() * size_of::<[u32; LANES]>()
+            + self.d.capacity() * size_of::<[u64; LANES]>()
+    }
+
     /// A source's low 32 bits. A predicate reads as 0 or 1.
     pub fn read32(&self, src: Src, place: &Place) -> [u32; LANES] {
         match src {

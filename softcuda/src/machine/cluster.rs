@@ -3,13 +3,14 @@
 use super::barrier::{Barriers, ClusterBarrier};
 use super::context::{BlockState, Cluster, Launch, WarpState, Why};
 use super::schedule::Schedule;
+use super::spare::Spare;
 use super::warp::{Machine, Turn, Warp};
 use crate::bulk::BlockAsync;
 use crate::counters::Counters;
 use crate::fault::{Check, Fault, Line, OtherParty, Party, Report};
 use crate::ir::{Kernel, LANES, Mask};
 use crate::memory::{Order, Shared};
-use crate::registers::{Place, Registers};
+use crate::registers::Place;
 
 /// The blocks of a cluster with all their warps.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub enum Round {
 
 impl Running {
     /// The cluster of number `index`, counted along x first.
-    pub fn new(launch: &Launch<'_>, index: u64, schedule: Schedule) -> Self {
+    pub fn new(launch: &Launch<'_>, index: u64, schedule: Schedule, spare: &mut Spare) -> Self {
         let clusters: [u32; 3] = [0, 1, 2].map(|n| launch.grid[n] / launch.cluster[n]);
         let first = coordinates(index, clusters);
         let blocks = u64::from(launch.blocks_of_cluster());
@@ -52,7 +53,11 @@ impl Running {
         for rank in 0..blocks {
             let linear = linear(block(rank), launch.grid);
             let of_block: Vec<Warp> = (0..warps as u32)
-                .map(|warp| Warp::new(warp_state(launch, block(rank), rank as u32, linear, warp)))
+                .map(|warp| {
+                    let registers = spare.registers(launch.kernel.slots);
+                    let place = place(launch, block(rank), rank as u32, linear, warp);
+                    Warp::new(WarpState::new(registers, place, alive(launch, warp)))
+                })
                 .collect();
             state.blocks.push(BlockState {
                 shared: Shared::new(shared),
@@ -64,6 +69,11 @@ impl Running {
             all.push(of_block);
         }
         Self { state, warps: all, schedule }
+    }
+
+    /// Ends it, and keeps its registers.
+    pub fn retire(self, spare: &mut Spare) {
+        self.warps.into_iter().flatten().for_each(|warp| spare.put(warp.state.regs));
     }
 
     /// Gives every warp its turn once; `budget` counts down the instructions the launch may still take.
@@ -159,20 +169,19 @@ impl Running {
     }
 }
 
-fn warp_state(
-    launch: &Launch<'_>,
-    block: [u32; 3],
-    rank: u32,
-    linear_block: u32,
-    warp: u32,
-) -> WarpState {
+/// The lanes of a warp that there are.
+fn alive(launch: &Launch<'_>, warp: u32) -> Mask {
+    let threads = (launch.threads() - warp * LANES as u32).min(LANES as u32);
+    Mask::MAX >> (LANES as u32 - threads)
+}
+
+fn place(launch: &Launch<'_>, block: [u32; 3], rank: u32, linear_block: u32, warp: u32) -> Place {
     let kernel = launch.kernel;
     let first = warp * LANES as u32;
     let tid = |axis: usize| {
         std::array::from_fn(|lane| coordinates(u64::from(first) + lane as u64, launch.block)[axis])
     };
-    let threads = (launch.threads() - first).min(LANES as u32);
-    let place = Place {
+    Place {
         tid: [tid(0), tid(1), tid(2)],
         block_dim: launch.block,
         block,
@@ -189,9 +198,7 @@ fn warp_state(
         multiprocessors: launch.multiprocessors,
         clock: 0,
         frame: 0,
-    };
-    let alive = Mask::MAX >> (LANES as u32 - threads);
-    WarpState::new(Registers::new(kernel.slots), place, alive)
+    }
 }
 
 /// `[x, y, z]` of a linear index, x fastest.

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cluster::{Round, Running};
 use super::context::Launch;
+use super::cores::Working;
 use super::schedule::Schedule;
+use super::spare::Spare;
 use crate::counters::Counters;
 use crate::fault::Report;
 
@@ -13,6 +15,7 @@ use crate::fault::Report;
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub schedule: Schedule,
+    /// Cores that all launches share.
     pub threads: usize,
     /// Warp instructions a launch may take.
     pub limit: u64,
@@ -39,27 +42,31 @@ pub fn run(launch: &Launch<'_>, settings: &Settings) -> Result<Counters, Box<Rep
     let clusters = launch.blocks() / u64::from(launch.blocks_of_cluster());
     let talks = launch.cooperative || launch.kernel.talks();
     let _running = launch.device.begin(launch.number, launch.blocks(), talks);
+    let launching = Working::launching();
     if talks {
         return together(launch, settings, clusters);
     }
-    let threads = (settings.threads as u64).clamp(1, clusters.max(1));
     let next = AtomicU64::new(0);
     let failed: Mutex<Option<(u64, Box<Report>)>> = Mutex::new(None);
     // Blocks behind a fault need not run, those before it may hold an earlier one.
     let end = AtomicU64::new(clusters);
-    let work = || {
+    let work = |helpers: &mut dyn FnMut()| {
         let mut counters = Counters::new(launch.kernel.code.len());
+        let mut spare = Spare::take();
         loop {
             let position = next.fetch_add(1, Ordering::Relaxed);
             if position >= end.load(Ordering::Relaxed) {
                 return counters;
             }
+            helpers();
             let index = match settings.schedule {
                 Schedule::Reverse => clusters - 1 - position,
                 _ => position,
             };
             let mut budget = settings.limit;
-            if let Err(report) = alone(launch, settings, index, &mut counters, &mut budget) {
+            if let Err(report) =
+                alone(launch, settings, index, &mut spare, &mut counters, &mut budget)
+            {
                 let mut failed = failed.lock().expect("no panics while held");
                 end.fetch_min(position, Ordering::Relaxed);
                 if failed.as_ref().is_none_or(|(earlier, _)| position < *earlier) {
@@ -68,16 +75,27 @@ pub fn run(launch: &Launch<'_>, settings: &Settings) -> Result<Counters, Box<Rep
             }
         }
     };
-    let mut counters = Counters::new(launch.kernel.code.len());
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        counters.merge(&work());
+    let counters = std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        // Before every block: a core may have become free.
+        let mut counters = work(&mut || {
+            while next.load(Ordering::Relaxed) < end.load(Ordering::Relaxed)
+                && let Some(helping) = Working::helping(settings.threads)
+            {
+                others.push(scope.spawn(|| {
+                    let _helping = helping;
+                    work(&mut || {})
+                }));
+            }
+        });
+        drop(launching);
         for other in others {
             match other.join() {
                 Ok(counted) => counters.merge(&counted),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
+        counters
     });
     match failed.into_inner().expect("no panics while held") {
         Some((_, report)) => Err(report),
@@ -90,14 +108,18 @@ fn alone(
     launch: &Launch<'_>,
     settings: &Settings,
     index: u64,
+    spare: &mut Spare,
     counters: &mut Counters,
     budget: &mut u64,
 ) -> Result<(), Box<Report>> {
-    let mut cluster = Running::new(launch, index, settings.schedule.of_part(index));
+    let mut cluster = Running::new(launch, index, settings.schedule.of_part(index), spare);
     let mut stuck = 0;
     loop {
         match cluster.round(launch, counters, budget)? {
-            Round::Done => return Ok(()),
+            Round::Done => {
+                cluster.retire(spare);
+                return Ok(());
+            }
             Round::Progress => stuck = 0,
             Round::Stuck => stuck += 1,
         }
@@ -115,19 +137,20 @@ fn together(
     clusters: u64,
 ) -> Result<Counters, Box<Report>> {
     let mut counters = Counters::new(launch.kernel.code.len());
+    let mut spare = Spare::take();
     let mut budget = settings.limit;
     let mut schedule = settings.schedule;
     let resident = if launch.cooperative { clusters } else { settings.resident.max(1) };
-    let start = |position: u64| {
+    let start = |position: u64, spare: &mut Spare| {
         let reverse = settings.schedule == Schedule::Reverse;
         let index = if reverse { clusters - 1 - position } else { position };
-        Running::new(launch, index, settings.schedule.of_part(index))
+        Running::new(launch, index, settings.schedule.of_part(index), spare)
     };
     let mut running: Vec<Running> = Vec::new();
     let mut started = 0;
     let first = if launch.cooperative { clusters } else { 1.min(clusters) };
     while started < first {
-        running.push(start(started));
+        running.push(start(started, &mut spare));
         started += 1;
     }
     let mut stuck = 0;
@@ -145,12 +168,12 @@ fn together(
         schedule = if let Schedule::Random(_) = schedule { order } else { schedule };
         progress |= !done.is_empty();
         done.sort_unstable();
-        done.into_iter().rev().for_each(|index| drop(running.remove(index)));
+        done.into_iter().rev().for_each(|index| running.remove(index).retire(&mut spare));
         stuck = if progress { 0 } else { stuck + 1 };
         if started < clusters
             && (running.is_empty() || stuck > 0 && (running.len() as u64) < resident)
         {
-            running.push(start(started));
+            running.push(start(started, &mut spare));
             started += 1;
             stuck = 0;
         }

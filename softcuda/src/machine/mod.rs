@@ -42,9 +42,11 @@ mod barrier;
 mod cluster;
 mod context;
 mod control;
+mod cores;
 mod grid;
 mod printf;
 mod schedule;
+mod spare;
 mod warp;
 
 pub use barrier::{Arrival, Barriers, ClusterBarrier, Completed, NAMED};
