@@ -7,7 +7,7 @@
 //! // One register of 32 bits, written by the lanes of a mask.
 //! let mut registers = Registers::new([0, 1, 0]);
 //! registers.write32(Reg::R(0), 0b101, &[9; LANES]);
-//! assert_eq!(registers.r[0][..4], [9, 0, 9, 0]);
+//! assert_eq!(registers.r()[0][..4], [9, 0, 9, 0]);
 //! ```
 
 use crate::ir::{LANES, Mask, PredSrc, Reg, Special, Src};
@@ -16,8 +16,47 @@ use crate::ir::{LANES, Mask, PredSrc, Reg, Special, Src};
 #[derive(Debug, Clone)]
 pub struct Registers {
     pub p: Vec<Mask>,
-    pub r: Vec<[u32; LANES]>,
-    pub d: Vec<[u64; LANES]>,
+    r: Bank<u32>,
+    d: Bank<u64>,
+}
+
+/// Registers of one width. Compilers declare thousands, of which a block may write a few: only what was
+/// written needs to be zeroed before others use it.
+#[derive(Debug, Clone)]
+struct Bank<T> {
+    values: Vec<[T; LANES]>,
+    /// By group of [`GROUP`] slots: whether one may differ from zero.
+    written: Vec<bool>,
+}
+
+const GROUP: usize = 8;
+
+impl<T: Copy + Default> Bank<T> {
+    fn new(slots: usize) -> Self {
+        let values = vec![[T::default(); LANES]; slots];
+        Self { values, written: vec![false; slots.div_ceil(GROUP)] }
+    }
+
+    fn reset(&mut self, slots: usize) {
+        let zeros = [T::default(); LANES];
+        for (group, written) in self.values.chunks_mut(GROUP).zip(&mut self.written) {
+            if std::mem::take(written) {
+                group.fill(zeros);
+            }
+        }
+        self.values.resize(slots, zeros);
+        self.written.resize(slots.div_ceil(GROUP), false);
+    }
+
+    fn write(&mut self, slot: u32, mask: Mask, values: &[T; LANES]) {
+        let slot = slot as usize;
+        self.written[slot / GROUP] = true;
+        select(&mut self.values[slot], mask, values);
+    }
+
+    fn bytes(&self) -> usize {
+        self.values.capacity() * size_of::<[T; LANES]>() + self.written.capacity()
+    }
 }
 
 /// What special registers read; dimensions are `[x, y, z]`.
@@ -101,7 +140,7 @@ impl Registers {
     /// Zeroed registers: predicate, 32-bit and 64-bit slots.
     pub fn new(slots: [u32; 3]) -> Self {
         let [p, r, d] = slots.map(|n| n as usize);
-        Self { p: vec![0; p], r: vec![[0; LANES]; r], d: vec![[0; LANES]; d] }
+        Self { p: vec![0; p], r: Bank::new(r), d: Bank::new(d) }
     }
 
     /// Zeroes them, for a kernel with these slots.
@@ -109,25 +148,33 @@ impl Registers {
         let [p, r, d] = slots.map(|n| n as usize);
         self.p.clear();
         self.p.resize(p, 0);
-        self.r.clear();
-        self.r.resize(r, [0; LANES]);
-        self.d.clear();
-        self.d.resize(d, [0; LANES]);
+        self.r.reset(r);
+        self.d.reset(d);
     }
 
     /// The memory they hold.
     pub fn bytes(&self) -> usize {
-        self.p.capacity() * size_of::<Mask>()
-            + self.r.capacity() * size_of::<[u32; LANES]>()
-            + self.d.capacity() * size_of::<[u64; LANES]>()
+        self.p.capacity() * size_of::<Mask>() + self.r.bytes() + self.d.bytes()
+    }
+
+    /// Those of 32 bits.
+    pub fn r(&self) -> &[[u32; LANES]] {
+        &self.r.values
+    }
+
+    /// Those of 64 bits.
+    pub fn d(&self) -> &[[u64; LANES]] {
+        &self.d.values
     }
 
     /// A source's low 32 bits. A predicate reads as 0 or 1.
     pub fn read32(&self, src: Src, place: &Place) -> [u32; LANES] {
         match src {
-            Src::Reg(Reg::R(slot)) => self.r[slot as usize],
+            Src::Reg(Reg::R(slot)) => self.r.values[slot as usize],
             Src::Imm(bits) => [bits as u32; LANES],
-            Src::Reg(Reg::D(slot) | Reg::Q(slot)) => self.d[slot as usize].map(|bits| bits as u32),
+            Src::Reg(Reg::D(slot) | Reg::Q(slot)) => {
+                self.d.values[slot as usize].map(|bits| bits as u32)
+            }
             Src::Reg(Reg::P(slot)) => lanes_of(self.p[slot as usize]),
             Src::Special(special) => place.special(special).map(|bits| bits as u32),
             Src::Frame(offset) => [place.frame + offset; LANES],
@@ -137,7 +184,7 @@ impl Registers {
     /// A source's 64 bits, 32-bit registers zero-extended.
     pub fn read64(&self, src: Src, place: &Place) -> [u64; LANES] {
         match src {
-            Src::Reg(Reg::D(slot) | Reg::Q(slot)) => self.d[slot as usize],
+            Src::Reg(Reg::D(slot) | Reg::Q(slot)) => self.d.values[slot as usize],
             Src::Imm(bits) => [bits; LANES],
             Src::Special(special) => place.special(special),
             other => self.read32(other, place).map(u64::from),
@@ -151,9 +198,9 @@ impl Registers {
     /// Writes the lanes of `mask`; a 64-bit register gets the value zero-extended.
     pub fn write32(&mut self, reg: Reg, mask: Mask, values: &[u32; LANES]) {
         match reg {
-            Reg::R(slot) => select(&mut self.r[slot as usize], mask, values),
+            Reg::R(slot) => self.r.write(slot, mask, values),
             Reg::D(slot) | Reg::Q(slot) => {
-                select(&mut self.d[slot as usize], mask, &values.map(u64::from));
+                self.d.write(slot, mask, &values.map(u64::from));
             }
             Reg::P(slot) => self.write_predicate(slot, mask, mask_of(values)),
         }
@@ -162,7 +209,7 @@ impl Registers {
     /// Writes the lanes of `mask`; a 32-bit register gets the low half.
     pub fn write64(&mut self, reg: Reg, mask: Mask, values: &[u64; LANES]) {
         match reg {
-            Reg::D(slot) | Reg::Q(slot) => select(&mut self.d[slot as usize], mask, values),
+            Reg::D(slot) | Reg::Q(slot) => self.d.write(slot, mask, values),
             other => self.write32(other, mask, &values.map(|bits| bits as u32)),
         }
     }

@@ -7,7 +7,7 @@ mod numbers;
 use std::collections::HashMap;
 
 use numbers::{Numbers, encode, width};
-use softcuda::ir::{Kernel, LANES, Op, Reg, Src};
+use softcuda::ir::{Kernel, LANES, Mask, Op, Reg, Src};
 use softcuda::lower::kernels;
 use softcuda::matrix::{Matrix, Mma};
 use softcuda::ptx::parse;
@@ -93,8 +93,8 @@ fn packed(layout: &Layout, ty: &str, matrix: &[i32]) -> Vec<[u64; LANES]> {
 
 fn set(regs: &mut Registers, src: Src, values: &[u64; LANES]) {
     match src {
-        Src::Reg(Reg::R(slot)) => regs.r[slot as usize] = values.map(|bits| bits as u32),
-        Src::Reg(Reg::D(slot)) => regs.d[slot as usize] = *values,
+        Src::Reg(Reg::R(slot)) => regs.write64(Reg::R(slot), Mask::MAX, values),
+        Src::Reg(Reg::D(slot)) => regs.write64(Reg::D(slot), Mask::MAX, values),
         other => panic!("{other:?} is not a register"),
     }
 }
@@ -140,8 +140,8 @@ fn check(layouts: &[&Layout; 3], opcode: &str, [d, a, b]: [&str; 3], bits: Optio
         }
     }
     let read = |reg: Reg| match reg {
-        Reg::R(slot) => regs.r[slot as usize].map(u64::from),
-        Reg::D(slot) => regs.d[slot as usize],
+        Reg::R(slot) => regs.r()[slot as usize].map(u64::from),
+        Reg::D(slot) => regs.d()[slot as usize],
         other => panic!("{other:?}"),
     };
     let found: Vec<[u64; LANES]> = mma.d_regs.iter().map(|&reg| read(reg)).collect();
@@ -215,8 +215,8 @@ fn uniform(opcode: &str, types: [&str; 2], a: u32, b: u32, c: u32) -> u32 {
     }
     mma.execute(&mut regs, &place());
     let Reg::R(slot) = mma.d_regs[0] else { panic!("a 32-bit register") };
-    assert!(regs.r[slot as usize].iter().all(|&word| word == regs.r[slot as usize][0]));
-    regs.r[slot as usize][0]
+    assert!(regs.r()[slot as usize].iter().all(|&word| word == regs.r()[slot as usize][0]));
+    regs.r()[slot as usize][0]
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn sums_are_within_the_bound_of_f32_accumulation() {
                 .collect();
             let (exact, sizes): (f64, f64) =
                 (terms.iter().sum(), terms.iter().map(|term| term.abs()).sum());
-            let found = f64::from(f32::from_bits(regs.r[slot as usize][lane]));
+            let found = f64::from(f32::from_bits(regs.r()[slot as usize][lane]));
             assert!((found - exact).abs() <= 17.0 * sizes * 2f64.powi(-24), "{found} {exact}");
         }
     }

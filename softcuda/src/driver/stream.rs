@@ -31,9 +31,19 @@ pub struct Stream {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Work>,
+    /// How many works were given so far, and how many of them are done.
+    given: u64,
+    done: u64,
     /// Somebody, the caller or the stream's thread, is at it.
     busy: bool,
     capture: Option<Capture>,
+}
+
+impl Queue {
+    fn push(&mut self, work: Work) {
+        self.given += 1;
+        self.waiting.push_back(work);
+    }
 }
 
 /// The stream of a handle.
@@ -88,29 +98,34 @@ impl Stream {
         }
         let fences = self.fences()?;
         let mut queue = lock(&self.queue);
-        queue.waiting.extend(fences.into_iter().map(|(event, number)| Work::Wait(event, number)));
+        fences.into_iter().for_each(|(event, number)| queue.push(Work::Wait(event, number)));
         if queue.busy {
-            queue.waiting.push_back(work);
+            queue.push(work);
             return Ok(());
         }
         queue.busy = true;
         if !queue.waiting.is_empty() || work.leaves_caller(asynchronous) {
-            queue.waiting.push_back(work);
+            queue.push(work);
             drop(queue);
             return self.detach();
         }
+        queue.given += 1;
         drop(queue);
         let done = work.run(&self.health);
-        let mut queue = lock(&self.queue);
-        if queue.waiting.is_empty() {
-            queue.busy = false;
-            self.rest.notify_all();
-        } else {
+        if self.finish() {
             // Another thread submitted meanwhile.
-            drop(queue);
             self.detach()?;
         }
         done
+    }
+
+    /// Counts a work as done; true if there is more.
+    fn finish(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        queue.done += 1;
+        queue.busy = !queue.waiting.is_empty();
+        self.rest.notify_all();
+        queue.busy
     }
 
     /// Leaves the queue to a thread of its own.
@@ -119,16 +134,14 @@ impl Stream {
         let named = std::thread::Builder::new().name("softcuda stream".to_owned());
         let started = named.spawn(move || {
             loop {
-                let mut queue = lock(&stream.queue);
-                let Some(work) = queue.waiting.pop_front() else {
-                    queue.busy = false;
-                    stream.rest.notify_all();
-                    return;
-                };
-                drop(queue);
+                let next = lock(&stream.queue).waiting.pop_front();
+                let work = next.expect("only its thread takes from a queue that is left to one");
                 if let Err(error) = work.run(&stream.health) {
                     // Nobody is there to be told: the next call on the context is.
                     let _ = stream.health.fail(error);
+                }
+                if !stream.finish() {
+                    return;
                 }
             }
         });
@@ -162,7 +175,7 @@ impl Stream {
         queue.busy.then(|| {
             let event = Arc::new(Event::new(self.context, self.health.clone(), 0));
             let number = event.issue();
-            queue.waiting.push_back(Work::Record(event.clone(), number));
+            queue.push(Work::Record(event.clone(), number));
             (event, number)
         })
     }
@@ -171,7 +184,8 @@ impl Stream {
         !lock(&self.queue).busy
     }
 
-    /// Waits until all work is done.
+    /// Waits until all work that was given so far is done: what other threads give meanwhile might
+    /// never end.
     ///
     /// # Errors
     ///
@@ -182,7 +196,8 @@ impl Stream {
             capture.session.invalidate();
             return Err(Error::StreamCaptureUnsupported);
         }
-        while queue.busy {
+        let given = queue.given;
+        while queue.done < given {
             queue = self.rest.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         drop(queue);

@@ -150,8 +150,8 @@ fn enter(
         Box::new(Saved {
             first: [p.start, r.start, d.start],
             p: warp.regs.p[p].to_vec(),
-            r: warp.regs.r[r].to_vec(),
-            d: warp.regs.d[d].to_vec(),
+            r: warp.regs.r()[r].to_vec(),
+            d: warp.regs.d()[d].to_vec(),
         })
     });
     let frame = Frame { return_pc: split.pc + 1, base: split.frame, returns, saved };

@@ -61,16 +61,27 @@ fn left() -> std::sync::MutexGuard<'static, Vec<Vec<Registers>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::{LANES, Reg};
 
     #[test]
     fn used_registers_come_back_as_zeros() {
         let mut spare = Spare(Vec::new());
-        let mut used = spare.registers([3, 4, 5]);
-        (used.p, used.r, used.d) = (vec![7; 3], vec![[8; 32]; 4], vec![[9; 32]; 5]);
-        let place = used.r.as_ptr();
+        let mut used = spare.registers([3, 40, 50]);
+        // In part and as a whole, at both ends of what is zeroed together.
+        used.write_predicate(2, 1, 1);
+        used.write32(Reg::R(39), 0b101, &[8; LANES]);
+        used.write32(Reg::D(7), !0, &[8; LANES]);
+        used.write64(Reg::D(8), !0, &[9; LANES]);
+        used.write64(Reg::R(0), !0, &[9; LANES]);
+        let place = used.r().as_ptr();
         spare.put(used);
-        let again = spare.registers([5, 2, 6]);
-        assert_eq!(again.r.as_ptr(), place);
-        assert_eq!((again.p, again.r, again.d), (vec![0; 5], vec![[0; 32]; 2], vec![[0; 32]; 6]));
+        // Fewer, then as many again: what was cut off comes back as zeros too.
+        let fewer = spare.registers([5, 20, 51]);
+        assert_eq!(fewer.r().as_ptr(), place);
+        assert!(fewer.d().iter().flatten().all(|&bits| bits == 0));
+        spare.put(fewer);
+        let again = spare.registers([3, 40, 50]);
+        assert_eq!(again.r(), [[0; LANES]; 40]);
+        assert_eq!((again.d(), again.p.as_slice()), (&[[0; LANES]; 50][..], &[0; 3][..]));
     }
 }

@@ -1,6 +1,6 @@
 //! Checked accesses of global memory by a warp's lanes.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 
 use super::access::{aligned, outside};
 use super::device::{Device, View};
@@ -15,7 +15,7 @@ use crate::registers::lanes;
 /// The lanes of a warp as they touch global memory.
 pub struct Toucher<'a> {
     pub device: &'a Device,
-    grid: Option<&'a Grid>,
+    grid: Option<&'a Arc<Grid>>,
     order: Option<MutexGuard<'a, Blocks>>,
     block: u32,
     first_thread: u32,
@@ -36,12 +36,12 @@ impl<'a> Toucher<'a> {
     pub fn new(ctx: &'a mut Context<'_>, kind: Kind) -> Self {
         let launch = ctx.launch;
         let grid = ctx.cluster.order.grid.get_or_insert_with(|| launch.device.grid(launch.number));
-        let grid: Option<&Grid> = grid.several.then_some(grid);
+        let grid: Option<&Arc<Grid>> = grid.several.then_some(grid);
         let place = &ctx.warp.place;
         Self {
             device: launch.device,
             grid,
-            order: grid.and_then(Grid::order),
+            order: grid.and_then(|grid| grid.order()),
             block: place.linear_block,
             first_thread: place.thread(0),
             pc: ctx.pc,
@@ -117,7 +117,7 @@ impl<'a> Toucher<'a> {
         changes: bool,
     ) -> Result<(), Fault> {
         let Some((grid, touch)) = self.checked(write) else { return Ok(()) };
-        let (_, cells) = held.known.parts(grid.id);
+        let (_, cells) = held.known.parts(Some(grid));
         let here = Here::alone(self.place(lane));
         let mut seen = self.seen();
         for (sector, mask) in spans(offset, bytes) {
@@ -137,7 +137,7 @@ impl<'a> Toucher<'a> {
         mut give: impl FnMut(usize, &Words, usize),
     ) -> Result<(), Fault> {
         let (page, checked) = (held.page, self.checked(false));
-        let (initialised, cells) = held.known.parts(checked.map_or(0, |(grid, _)| grid.id));
+        let (initialised, cells) = held.known.parts(checked.map(|(grid, _)| grid));
         let mut seen = self.seen();
         let place = |lane| self.place(lane);
         groups::<SECTOR, Seen<'_>, _>(offsets, mask, width, false, place, |group| {
@@ -167,7 +167,7 @@ impl<'a> Toucher<'a> {
         take: impl Fn(usize) -> &'b [u8],
     ) -> Result<(), Fault> {
         let (page, words, checked) = (held.page, held.words, self.checked(true));
-        let (initialised, cells) = held.known.parts(checked.map_or(0, |(grid, _)| grid.id));
+        let (initialised, cells) = held.known.parts(checked.map(|(grid, _)| grid));
         let mut seen = self.seen();
         let place = |lane| self.place(lane);
         groups::<SECTOR, Seen<'_>, _>(offsets, mask, width, true, place, |group| {
@@ -249,7 +249,7 @@ impl<'a> Toucher<'a> {
     }
 
     /// The launch, if its accesses are to be checked against each other, and this access.
-    fn checked(&self, write: bool) -> Option<(&'a Grid, Touch)> {
+    fn checked(&self, write: bool) -> Option<(&'a Arc<Grid>, Touch)> {
         let grid = self.grid?;
         let interval = self.order.as_ref().map_or(1, |order| order.now(self.block));
         Some((grid, Touch { who: self.block, interval, kind: self.kind, write }))

@@ -10,8 +10,6 @@ use std::sync::{Mutex, MutexGuard};
 /// A launch as global memory sees it.
 #[derive(Debug)]
 pub struct Grid {
-    /// Never used twice on a device.
-    pub id: u64,
     /// False if it has one block only: nothing to check.
     pub several: bool,
     /// `None` if nothing can order its blocks.
@@ -48,9 +46,9 @@ pub struct Strength {
 }
 
 impl Grid {
-    pub fn new(id: u64, blocks: u64, talks: bool) -> Self {
+    pub fn new(blocks: u64, talks: bool) -> Self {
         let order = (talks && blocks > 1).then(Mutex::default);
-        Self { id, several: blocks > 1, order }
+        Self { several: blocks > 1, order }
     }
 
     pub fn order(&self) -> Option<MutexGuard<'_, Blocks>> {

@@ -1,8 +1,9 @@
 //! A page of global memory: its words, which bytes are initialised, and who touched them in this launch.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use super::grid::Grid;
 use super::shadow::Cell;
 
 /// Pages are the unit of laziness and of locking.
@@ -83,25 +84,47 @@ pub type Sectors<T> = [T; PAGE_BYTES / SECTOR];
 pub struct Known {
     /// One bit per byte, by sector.
     initialised: Sectors<u32>,
-    /// Who touched each sector, in the launch that did so last.
-    cells: Option<Box<Sectors<Cell<SECTOR>>>>,
-    launch: u64,
+    /// By launch. Launches of several streams may run at once and touch the same page: each has its own
+    /// memory of it, so that none makes another forget.
+    touched: Vec<Touched>,
+}
+
+/// Who touched each sector of a page, in one launch.
+#[derive(Debug)]
+struct Touched {
+    /// Gone when the launch is done: then another may take over.
+    launch: Weak<Grid>,
+    cells: Box<Sectors<Cell<SECTOR>>>,
 }
 
 impl Known {
-    /// The initialised bits, and who touched each sector in a launch (0: not asked); nobody yet if another
-    /// launch touched the page last.
-    pub fn parts(&mut self, launch: u64) -> (&mut Sectors<u32>, &mut [Cell<SECTOR>]) {
-        if launch == 0 {
-            return (&mut self.initialised, &mut []);
+    /// The initialised bits, and who touched each sector in a launch (`None`: not asked).
+    pub fn parts(
+        &mut self,
+        launch: Option<&Arc<Grid>>,
+    ) -> (&mut Sectors<u32>, &mut [Cell<SECTOR>]) {
+        let Some(launch) = launch else { return (&mut self.initialised, &mut []) };
+        let of = |touched: &Touched| std::ptr::eq(touched.launch.as_ptr(), Arc::as_ptr(launch));
+        let index = match self.touched.iter().position(of) {
+            Some(index) => index,
+            None => self.begin(launch),
+        };
+        (&mut self.initialised, self.touched[index].cells.as_mut_slice())
+    }
+
+    /// A launch touches the page for the first time.
+    fn begin(&mut self, launch: &Arc<Grid>) -> usize {
+        let done = |touched: &Touched| touched.launch.strong_count() == 0;
+        let launch = Arc::downgrade(launch);
+        if let Some(index) = self.touched.iter().position(done) {
+            let touched = &mut self.touched[index];
+            touched.launch = launch;
+            touched.cells.fill(Cell::default());
+            return index;
         }
-        let fresh = || Box::new(std::array::from_fn(|_| Cell::default()));
-        let cells = self.cells.get_or_insert_with(fresh);
-        if self.launch != launch {
-            self.launch = launch;
-            cells.fill(Cell::default());
-        }
-        (&mut self.initialised, cells.as_mut_slice())
+        let cells = Box::new(std::array::from_fn(|_| Cell::default()));
+        self.touched.push(Touched { launch, cells });
+        self.touched.len() - 1
     }
 
     /// The first byte of a range that nothing has written.
@@ -152,7 +175,7 @@ impl Page {
 
     fn with(words: Option<Box<Words>>, initialised: u32) -> Self {
         let initialised = [initialised; PAGE_BYTES / SECTOR];
-        let known = Known { initialised, cells: None, launch: 0 };
+        let known = Known { initialised, touched: Vec::new() };
         Self { words, known: Mutex::new(Box::new(known)) }
     }
 

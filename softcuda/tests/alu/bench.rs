@@ -1,7 +1,7 @@
 //! A bench of registers on which single instructions run.
 
 use softcuda::alu::{self, Alu};
-use softcuda::ir::{LANES, Mask, Op};
+use softcuda::ir::{LANES, Mask, Op, Reg};
 use softcuda::lower::{self, Symbols};
 use softcuda::ptx::parse;
 use softcuda::registers::{Place, Registers};
@@ -40,24 +40,25 @@ impl Bench {
     /// Sets the register of an index in all banks; predicates get the lowest bit.
     pub fn set(&mut self, index: usize, f: impl Fn(usize) -> u64) {
         let values: [u64; LANES] = std::array::from_fn(f);
-        self.regs.d[index] = values;
-        self.regs.r[index] = values.map(|value| value as u32);
-        self.regs.r[HALVES + index] = values.map(|value| u32::from(value as u16));
+        self.regs.write64(Reg::D(index as u32), Mask::MAX, &values);
+        self.regs.write64(Reg::R(index as u32), Mask::MAX, &values);
+        let half = Reg::R((HALVES + index) as u32);
+        self.regs.write64(half, Mask::MAX, &values.map(|value| u64::from(value as u16)));
         self.regs.p[index] = (0..LANES).fold(0, |mask, n| mask | (values[n] as u32 & 1) << n);
     }
 
     pub fn get(&self, bank: char, index: usize) -> [u64; LANES] {
         match bank {
             'p' => std::array::from_fn(|n| u64::from(self.regs.p[index] >> n & 1)),
-            'r' => self.regs.r[index].map(u64::from),
-            'h' => self.regs.r[HALVES + index].map(u64::from),
-            _ => self.regs.d[index],
+            'r' => self.regs.r()[index].map(u64::from),
+            'h' => self.regs.r()[HALVES + index].map(u64::from),
+            _ => self.regs.d()[index],
         }
     }
 
     pub fn get128(&self, index: usize) -> [u128; LANES] {
         let slot = QUADS + 2 * index;
-        let (low, high) = (self.regs.d[slot], self.regs.d[slot + 1]);
+        let (low, high) = (self.regs.d()[slot], self.regs.d()[slot + 1]);
         std::array::from_fn(|n| u128::from(high[n]) << 64 | u128::from(low[n]))
     }
 }

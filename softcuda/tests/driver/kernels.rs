@@ -152,6 +152,25 @@ pub const RANKS: &str = "
 }
 ";
 
+/// Says in one word that it is there and waits until another word says the same.
+pub const MEET: &str = "
+.visible .entry meet(.param .u64 mine, .param .u64 theirs)
+{
+    .reg .pred %p;
+    .reg .b32 %r;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [mine];
+    ld.param.u64 %rd2, [theirs];
+    mov.u32 %r, 1;
+    st.global.u32 [%rd1], %r;
+LOOP:
+    ld.global.u32 %r, [%rd2];
+    setp.eq.u32 %p, %r, 0;
+    @%p bra LOOP;
+    ret;
+}
+";
+
 /// A module of some kernels.
 pub fn module(parts: &[&str]) -> String {
     format!(".version 8.0\n.target sm_80\n.address_size 64\n{}", parts.concat())

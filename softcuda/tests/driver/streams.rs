@@ -7,8 +7,8 @@ use std::time::Duration;
 use cudarc::driver::{CudaContext, CudaStream, LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
 
-use super::kernels::{BUMP, module};
-use super::with_driver;
+use super::kernels::{BUMP, MEET, module};
+use super::{assert_passed, child, is_child, with_driver};
 
 unsafe extern "C" fn wait(data: *mut c_void) {
     let receiver = unsafe { Box::from_raw(data.cast::<Receiver<()>>()) };
@@ -49,6 +49,62 @@ fn work_waits_behind_a_host_function() {
         assert!(event.is_complete());
         assert_eq!(stream.clone_dtoh(&data).unwrap(), [1.5; 4]);
         assert_eq!(query(), sys::CUresult::CUDA_SUCCESS);
+    });
+}
+
+#[test]
+fn launches_of_two_streams_run_at_once() {
+    let test = "streams::launches_of_two_streams_run_at_once";
+    if !is_child() {
+        // One after the other, the first would never end.
+        let few = [("SOFTCUDA_LIMIT", "20000000"), ("SOFTCUDA_THREADS", "1")];
+        return assert_passed(&child(test, &few));
+    }
+    let context = CudaContext::new(0).unwrap();
+    let meet = context.load_module(Ptx::from_src(module(&[MEET]))).unwrap();
+    let meet = meet.load_function("meet").unwrap();
+    // Addresses, since cudarc would have the streams wait for each other's buffers.
+    let words = unsafe { result::malloc_sync(8) }.unwrap();
+    unsafe { result::memset_d8_sync(words, 0, 8) }.unwrap();
+    std::thread::scope(|scope| {
+        for (mine, theirs) in [(words, words + 4), (words + 4, words)] {
+            let (context, meet) = (&context, &meet);
+            scope.spawn(move || {
+                let stream = context.new_stream().unwrap();
+                let mut launch = stream.launch_builder(meet);
+                launch.arg(&mine).arg(&theirs);
+                unsafe { launch.launch(LaunchConfig::for_num_elems(1)) }.unwrap();
+                stream.synchronize().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn waiting_for_a_stream_is_not_for_what_comes_later() {
+    with_driver("streams::waiting_for_a_stream_is_not_for_what_comes_later", || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        // Whether the other thread waits already cannot be seen, so it gets more and more time for that.
+        let returned = [50, 1000, 5000].into_iter().any(|milliseconds| {
+            let first = block(&stream);
+            let (sender, receiver) = channel();
+            let waiting = stream.clone();
+            let thread = std::thread::spawn(move || {
+                waiting.synchronize().unwrap();
+                sender.send(()).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            let second = block(&stream);
+            assert!(receiver.try_recv().is_err());
+            first.send(()).unwrap();
+            let returned = receiver.recv_timeout(Duration::from_secs(5)).is_ok();
+            second.send(()).unwrap();
+            thread.join().unwrap();
+            stream.synchronize().unwrap();
+            returned
+        });
+        assert!(returned);
     });
 }
 
