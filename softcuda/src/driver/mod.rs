@@ -4,7 +4,7 @@
 //! that C hands over, which is all in `boundary`. Objects are known to C by handles, never by address.
 //! What softcuda lacks is exported too and says so (`unsupported`).
 //!
-//! Streams do their work in the caller's thread, so a launch returns its own fault, as on hardware under
+//! Streams do their work in the caller's thread, those of several threads at once, so a launch returns its own fault, as on hardware under
 //! `CUDA_LAUNCH_BLOCKING=1`. With `CUDA_LAUNCH_BLOCKING=0` kernels run beside the caller and faults surface
 //! in a later call.
 //!
