@@ -17,8 +17,16 @@ pub const BLESS: &str = "cargo xtask gates --bless";
 /// Dynamic shared memory that the usual plan asks for, in bytes, by the beginning of the kernel's
 /// name; the first that fits counts. The largest of three-stage copies, a count sketch's places and
 /// the staging of a sketch of 256 numbers.
-const PLANNED: [(&str, u32); 3] =
-    [("linear_wgrad_", 90112), ("linear_dgrad_f32", 55296), ("linear_dgrad_", 49152)];
+const PLANNED: [(&str, u32); 8] = [
+    ("linear_wgrad_", 90112),
+    ("conv2d_wgrad_", 90112),
+    ("lora_wgrad_", 90112),
+    ("linear_dgrad_f32", 55296),
+    ("linear_dgrad_narrow_", 55296),
+    ("linear_dgrad_", 49152),
+    ("conv2d_dgrad_f32", 55296),
+    ("conv2d_dgrad_", 49152),
+];
 
 /// One kernel on one architecture, as the assembler reports it.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -35,11 +35,13 @@ pub struct MainLoop {
     pub scalar: usize,
 }
 
-/// Whether the kernel, by its name, is a GEMM on matrix instructions.
+/// Whether the kernel, by its name, is a GEMM on matrix instructions. Those with an f32 operand, between
+/// LoRA's factors, are not.
 pub fn is_gemm(kernel: &str) -> bool {
-    let families = ["linear_", "conv2d_", "lora_"];
+    let families = ["linear_", "conv2d_"];
     let steps = ["_wgrad_", "_dgrad_"];
-    families.iter().any(|family| kernel.starts_with(family))
+    !kernel.contains("_narrow_")
+        && families.iter().any(|family| kernel.starts_with(family))
         && steps.iter().any(|step| kernel.contains(step))
         && (kernel.ends_with("f16"))
 }
@@ -328,10 +330,14 @@ mod tests {
 
     #[test]
     fn kernels_are_chosen_by_name() {
-        for gemm in ["linear_wgrad_bf16", "linear_dgrad_f16", "conv2d_wgrad_nhwc_f16"] {
+        for gemm in
+            ["linear_wgrad_bf16", "linear_dgrad_f16", "conv2d_wgrad_f16", "linear_dgrad_wide_f16"]
+        {
             assert!(is_gemm(gemm), "{gemm}");
         }
-        for other in ["linear_wgrad_f32", "norm_dx_bf16", "reduce_totals_f16"] {
+        for other in
+            ["linear_wgrad_f32", "norm_dx_bf16", "lora_wgrad_f16", "linear_dgrad_narrow_f16"]
+        {
             assert!(!is_gemm(other), "{other}");
         }
         let both = function("a", &[COPY, MMA, "BRA 0x0"]) + &function("b", &["EXIT"]);
