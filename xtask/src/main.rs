@@ -6,6 +6,7 @@ mod data;
 mod disassembly;
 mod evaluate;
 mod gates;
+mod gpu;
 mod kernels;
 mod shell;
 mod test;
@@ -36,6 +37,8 @@ enum Task {
         #[arg(long)]
         bless: bool,
     },
+    /// On a machine with a GPU: run all device tests, compute-sanitizer and benches, and write one report.
+    Gpu,
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
     /// Measure a claim over several seeds and write table and picture to benches/record/.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::CandleKernels => candle_kernels::compile(),
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),
+        Task::Gpu => gpu::run(),
         Task::Data => data::render(),
         Task::Evaluate(evaluation) => evaluation.run(),
     }
