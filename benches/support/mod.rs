@@ -118,9 +118,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// With a title, a line about the machine and the day, and the columns.
+    /// With a title, a line about this machine's processor and the day, and the columns.
     pub fn new(title: &str, about: &str, columns: &[&str]) -> Self {
-        let mut table = Self { text: format!("# {title}\n\n{}, {}.\n{about}\n\n", cpu(), today()) };
+        Self::of(title, &cpu(), about, columns)
+    }
+
+    /// The same of another machine.
+    pub fn of(title: &str, machine: &str, about: &str, columns: &[&str]) -> Self {
+        let mut table = Self { text: format!("# {title}\n\n{machine}, {}.\n{about}\n\n", today()) };
         table.row(columns.iter().map(|column| (*column).to_owned()));
         table.row(columns.iter().map(|_| "---".to_owned()));
         table

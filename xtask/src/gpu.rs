@@ -135,8 +135,8 @@ fn checks() -> Vec<Check> {
     }
     if shell::root().join("benches/cuda.rs").exists() {
         let mut command = shell::cargo();
-        command.args(["bench", "--bench", "cuda"]);
-        checks.push(Check { name: "cargo bench --bench cuda".into(), command });
+        command.args(["bench", "--bench", "cuda", "--", "--table"]);
+        checks.push(Check { name: "cargo bench --bench cuda -- --table".into(), command });
     }
     checks
 }
