@@ -1,7 +1,8 @@
 // Backward pass of an embedding: dw [vocabulary, features] from tokens and dY.
 //
 // The gradient of a sample has one column for each of its tokens, kept where the token first occurs in
-// it: g [R, features]. A token that repeats adds up there before anything is squared.
+// it: g [R, features]. A token that repeats adds up there before anything is squared. One that is not in
+// the vocabulary has no gradient: nobody could look at the tokens before without waiting for the device.
 #include "vectors.cuh"
 
 namespace gradroute {
@@ -24,7 +25,7 @@ __device__ inline void embedding_columns(const GradrouteLayer &layer, const uint
     const uint64_t row = blockIdx.x;
     const uint32_t f = blockIdx.y * THREADS + threadIdx.x;
     const uint32_t n = sample_of(offsets, layer.samples, row);
-    const bool own = is_first(tokens, offsets[n], row);
+    const bool own = tokens[row] < layer.inputs && is_first(tokens, offsets[n], row);
     if (f == 0) {
         first[row] = own;
     }
@@ -48,7 +49,7 @@ __device__ inline void embedding_dw(const GradrouteLayer &layer, const uint32_t 
     const uint64_t row = blockIdx.x;
     const uint32_t f = blockIdx.y * THREADS + threadIdx.x;
     const uint32_t token = tokens[row];
-    if (f >= layer.outputs || !is_first(tokens, 0, row)) {
+    if (f >= layer.outputs || token >= layer.inputs || !is_first(tokens, 0, row)) {
         return;
     }
     const uint32_t region = routing.column_region(f, token);

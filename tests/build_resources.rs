@@ -155,7 +155,7 @@ fn the_table_assumes_what_plans_ask_for() {
     let sketches = [Sketch::two_sided(16, 1, 0).unwrap(), Sketch::count(256, 1, 0).unwrap()];
     let shared = sketches.map(|sketch| {
         let wish = Wish { request, sketch: Some(sketch), ..Wish::default() };
-        plan_linear(&layer, Dtype::Bf16, wish, &properties).unwrap().formed.shared_bytes
+        plan_linear(&layer, Dtype::Bf16, wish, &properties).unwrap().formed().shared_bytes
     });
     assert_eq!(shared.into_iter().max(), Some(resources::planned("linear_wgrad_bf16")));
 }

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use bytemuck::Pod;
-use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaStream, DevicePtr};
+use cudarc::driver::CudaStream;
 
 use super::conv::{ImageLayout, plan_conv2d};
 use super::device::Device;
@@ -18,8 +16,11 @@ use super::lora::plan_lora;
 use super::norm::plan_norm;
 use super::plan::{Properties, Wish};
 use super::queue::Plan;
-use super::resident::{Buffer, Host, Resident};
-use super::routing::{RoutingShape, upload};
+use super::resident::{Copied, Host, Places, Resident};
+use super::routing::RoutingShape;
+use super::run::check_stream;
+#[cfg(feature = "candle-cuda")]
+use super::run::{DeviceInputs, DeviceOutputs};
 use crate::ops::plan::Request;
 use crate::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs,
@@ -51,6 +52,15 @@ impl Cuda {
     pub fn on(device: Arc<Device>) -> Result<Self> {
         let stream = device.context().new_stream();
         let stream = stream.map_err(|error| failed("cuStreamCreate", error))?;
+        Self::with_stream(device, stream)
+    }
+
+    /// An open device, on a stream of the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a stream of another context; [`Error::Driver`].
+    pub fn with_stream(device: Arc<Device>, stream: Arc<CudaStream>) -> Result<Self> {
+        check_stream(&device, &stream)?;
         let properties = device.properties()?;
         Ok(Self { device, stream, properties })
     }
@@ -72,13 +82,10 @@ impl Cuda {
         self
     }
 
-    /// [`Backend::conv2d`] on buffers of either layout. Their sizes are not checked again.
+    /// [`Backend::conv2d`] on buffers of either layout.
     ///
     /// # Errors
-    /// As [`plan_conv2d`] and [`Plan::launch`].
-    ///
-    /// # Panics
-    /// If a buffer is shorter than the layout says.
+    /// As [`plan_conv2d`] and [`Plan::run`].
     pub fn conv2d_laid_out<T: Element>(
         &mut self,
         problem: &Conv2d,
@@ -92,47 +99,13 @@ impl Cuda {
         let plan = plan_conv2d(problem, layout, T::DTYPE, wish, &self.properties)?;
         let rows = Rows::uniform(problem.spec().samples, problem.out_size().iter().product())?;
         let ConvInputs { x, dy, weight } = inputs;
-        let host = Host { x, dy, weight, tokens: &[], rows: &rows };
+        let host = Host { x: Some(x), dy: Some(dy), weight, tokens: None, rows: &rows };
         self.call(host, options, &plan, dx, out)
     }
 
     /// The stream that its calls go to.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
-    }
-
-    pub(super) fn upload<T: Pod>(&self, values: &[T]) -> Result<Buffer> {
-        upload(&self.stream, bytemuck::cast_slice::<_, u8>(values)).map(|copy| Buffer(Some(copy)))
-    }
-
-    /// A buffer that nothing has written.
-    pub(super) fn unwritten(&self, bytes: usize) -> Result<Buffer> {
-        // SAFETY: what no kernel writes is not read back: each output is written as a whole.
-        let buffer = unsafe { self.stream.alloc::<u8>(bytes.max(1)) };
-        Ok(Buffer(Some(buffer.map_err(|error| failed("cuMemAlloc", error))?)))
-    }
-
-    /// A buffer for an output: a copy of what is added to, else unwritten.
-    pub(super) fn output<T: Pod>(&self, to: Option<&[T]>, kept: bool) -> Result<Buffer> {
-        match to {
-            None => Ok(Buffer(None)),
-            Some(values) if kept => self.upload(values),
-            Some(values) => self.unwritten(size_of_val(values)),
-        }
-    }
-
-    pub(super) fn download<T: Pod>(&self, from: &Buffer, to: Option<&mut [T]>) -> Result<()> {
-        let (Buffer(Some(from)), Some(to)) = (from, to) else { return Ok(()) };
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(to);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let copied = self.stream.memcpy_dtoh(from, bytes);
-        copied.map_err(|error| failed("cuMemcpyDtoH", error))
-    }
-
-    pub(super) fn address(&self, buffer: &Buffer) -> CUdeviceptr {
-        buffer.0.as_ref().map_or(0, |slice| slice.device_ptr(&self.stream).0)
     }
 }
 
@@ -171,17 +144,44 @@ impl Cuda {
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        let resident = Resident::new(self, host, options, dx.as_deref(), &out)?;
-        let workspace = self.unwritten(plan.workspace_bytes() as usize)?;
-        let (routing, at) = (resident.routing.as_ref(), resident.pointers(self, &workspace));
-        // SAFETY: every buffer is of the problem's shape and format, in the stream's context, and none is
-        // freed before the stream is through, since cudarc frees on the stream; the tokens were checked.
-        unsafe { plan.launch(&self.device, &self.stream, routing, &at) }?;
-        resident.fetch(self, dx, out)
+        let stream = &self.stream;
+        let resident = Resident::new(stream, host, options)?;
+        let mut places = Places::new(stream, options.accumulate, dx.as_deref(), &out)?;
+        let mut workspace = Copied::unwritten(stream, plan.workspace_bytes() as usize)?;
+        let (inputs, outputs) = (resident.inputs(), places.outputs());
+        plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
+        places.fetch(stream, dx, out)
+    }
+}
+
+#[cfg(feature = "candle-cuda")]
+impl Cuda {
+    /// The wish that options and records amount to.
+    pub(crate) fn wish<T: Element>(
+        &self,
+        options: &Options,
+        dx: bool,
+        records: &LayerOutputs<T>,
+    ) -> Result<Wish> {
+        wish(options, dx, records)
     }
 
-    pub(super) fn optional<T: Pod>(&self, values: Option<&[T]>) -> Result<Buffer> {
-        values.map_or(Ok(Buffer(None)), |values| self.upload(values))
+    /// A backward pass whose inputs and gradients are on the device, and whose records go to the host,
+    /// where they are waited for.
+    pub(crate) fn record<T: Element>(
+        &self,
+        plan: &impl Plan,
+        inputs: DeviceInputs<T>,
+        gradients: DeviceOutputs<T>,
+        records: LayerOutputs<T>,
+    ) -> Result<()> {
+        let stream = &self.stream;
+        let mut places = Places::new(stream, false, None, &records)?;
+        let mut workspace = Copied::unwritten(stream, plan.workspace_bytes() as usize)?;
+        let DeviceOutputs { dx, dw, db, .. } = gradients;
+        let outputs = DeviceOutputs { dx, dw, db, ..places.outputs() };
+        plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
+        places.fetch(stream, None, records)
     }
 }
 
@@ -197,7 +197,7 @@ impl Backend for Cuda {
         let wish = wish(options, dx.is_some(), &out)?;
         let plan = plan_linear(problem, T::DTYPE, wish, &self.properties)?;
         let LinearInputs { x, dy, weight } = inputs;
-        let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
+        let host = Host { x: Some(x), dy: Some(dy), weight, tokens: None, rows: problem.rows() };
         self.call(host, options, &plan, dx, out)
     }
 
@@ -223,7 +223,7 @@ impl Backend for Cuda {
         let wish = wish(options, dx.is_some(), &out)?;
         let plan = plan_norm(problem, T::DTYPE, wish)?;
         let NormInputs { x, dy, weight } = inputs;
-        let host = Host { x, dy, weight, tokens: &[], rows: problem.rows() };
+        let host = Host { x: Some(x), dy: Some(dy), weight, tokens: None, rows: problem.rows() };
         self.call(host, options, &plan, dx, out)
     }
 
@@ -237,7 +237,13 @@ impl Backend for Cuda {
         let wish = wish(options, false, &out)?;
         let plan = plan_embedding(problem, T::DTYPE, wish)?;
         let EmbeddingInputs { tokens, dy } = inputs;
-        let host = Host { x: &[], dy, weight: None, tokens, rows: problem.rows() };
+        let host = Host {
+            x: None,
+            dy: Some(dy),
+            weight: None,
+            tokens: Some(tokens),
+            rows: problem.rows(),
+        };
         self.call(host, options, &plan, None, out)
     }
 
@@ -254,16 +260,18 @@ impl Backend for Cuda {
         let plan = plan_lora(problem, T::DTYPE, wishes, &self.properties)?;
         let rows = problem.rows();
         let LoraInputs { x, dy, a: first, b: second } = inputs;
-        let of_a = Host { x, dy: &[], weight: Some(first), tokens: &[], rows };
-        let of_b = Host { x: &[], dy, weight: Some(second), tokens: &[], rows };
-        let first = Resident::new(self, of_a, options[0], dx.as_deref(), &a)?;
-        let second = Resident::new(self, of_b, options[1], None, &b)?;
-        let workspace = self.unwritten(plan.workspace_bytes() as usize)?;
-        let at = [first.pointers(self, &workspace), second.pointers(self, &workspace)];
-        let routing = [first.routing.as_ref(), second.routing.as_ref()];
-        // SAFETY: as in `call`.
-        unsafe { plan.launch(&self.device, &self.stream, routing, [&at[0], &at[1]]) }?;
-        first.fetch(self, dx, a)?;
-        second.fetch(self, None, b)
+        let of_a = Host { x: Some(x), dy: None, weight: Some(first), tokens: None, rows };
+        let of_b = Host { x: None, dy: Some(dy), weight: Some(second), tokens: None, rows };
+        let stream = &self.stream;
+        let first = Resident::new(stream, of_a, options[0])?;
+        let second = Resident::new(stream, of_b, options[1])?;
+        let mut to_a = Places::new(stream, options[0].accumulate, dx.as_deref(), &a)?;
+        let mut to_b = Places::new(stream, options[1].accumulate, None, &b)?;
+        let mut workspace = Copied::unwritten(stream, plan.workspace_bytes() as usize)?;
+        let inputs = [first.inputs(), second.inputs()];
+        let outputs = [to_a.outputs(), to_b.outputs()];
+        plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
+        to_a.fetch(stream, dx, a)?;
+        to_b.fetch(stream, None, b)
     }
 }

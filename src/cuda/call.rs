@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaStream, DevicePtr};
 
 use super::device::{Device, Grid};
 use super::generated::{GRADROUTE_ALIGNED, GRADROUTE_THREADS, GradrouteLayer};
 use super::plan::{Common, LONGEST_GRID};
 use super::routing::DeviceRouting;
+use super::run::{check_routing, check_stream};
 use crate::Result;
 use crate::problem::Dtype;
 
@@ -83,12 +84,10 @@ impl<'a> Call<'a> {
         routing: Option<&DeviceRouting>,
         at: &'a Pointers,
     ) -> Result<Self> {
+        check_stream(device, stream)?;
+        check_routing("", device, plan, routing)?;
         device.bind()?;
-        debug_assert_eq!(routing.map(|routing| routing.shape), plan.wish.routing);
-        let tables = routing.map_or([0; 3], |routing| {
-            let (route, flow) = (routing.route.device_ptr(stream), routing.flow.device_ptr(stream));
-            [route.0, flow.0, routing.map.device_ptr(stream).0]
-        });
+        let tables = routing.map_or([0; 3], |routing| routing.at);
         Ok(Self { device, stream, plan, at, tables })
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use cudarc::driver::sys::CUdeviceptr;
 
+use super::buffers::Operand;
 use super::call::{Call, launch};
 use super::device::Grid;
 use super::formed::{Extent, FormedPlan, plan_formed, tiles};
@@ -48,8 +49,7 @@ impl Turn {
 pub struct ConvPlan {
     common: Common,
     conv: GradrouteConv,
-    /// How weight gradients arise.
-    pub formed: FormedPlan,
+    formed: FormedPlan,
     /// `x`, `dy`, weight and `dx`, where they are to be turned over.
     turns: [Option<Turn>; 4],
     bias: u64,
@@ -71,6 +71,8 @@ pub fn plan_conv2d(
     let positions = problem.out_size().iter().product();
     let rows = Rows::uniform(spec.samples, positions)?;
     let mut common = Common::new(shape, &rows, dtype, wish)?;
+    let pixels = spec.samples * spec.in_channels * spec.size.iter().product::<usize>();
+    common.operands.x = Operand { elements: pixels as u64, ..common.operands.x };
     if layout == ImageLayout::ChannelsLast {
         common.layer.taps = 1;
     }
@@ -148,6 +150,11 @@ fn divisor(by: u32) -> GradrouteDivisor {
 }
 
 impl ConvPlan {
+    /// How weight gradients arise.
+    pub fn formed(&self) -> &FormedPlan {
+        &self.formed
+    }
+
     /// Queues the turning over of a buffer, where there is any, and returns where the result is.
     fn turned(&self, call: &Call, which: usize, from: CUdeviceptr) -> Result<CUdeviceptr> {
         let Some(turn) = self.turns[which] else { return Ok(from) };

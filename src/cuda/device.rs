@@ -1,7 +1,7 @@
 //! A device with its loaded kernels.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUfunction_attribute_enum};
 use cudarc::driver::{
@@ -11,6 +11,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::generated::GRADROUTE_THREADS;
+use super::observe::{Launch, LaunchObserver};
 use super::plan::Properties;
 use super::{abi, driver, embedded};
 use crate::{Error, Result};
@@ -19,9 +20,19 @@ use crate::{Error, Result};
 const NO_BINARY_FOR_DEVICE: u32 = 209;
 const UNSUPPORTED_PTX_VERSION: u32 = 222;
 
+/// The lowest compute capability that the kernels are written for, 8.0.
+const OLDEST: u32 = 80;
+
+/// A loaded kernel.
+#[derive(Clone)]
+pub(super) struct Kernel {
+    function: CudaFunction,
+    name: Arc<str>,
+}
+
 /// A kernel and the dynamic shared memory that has been asked for.
 struct Function {
-    kernel: CudaFunction,
+    kernel: Kernel,
     shared: u32,
 }
 
@@ -71,13 +82,21 @@ arguments!(A B C D E F G H I J);
 arguments!(A B C D E F G H I J K);
 arguments!(A B C D E F G H I J K L M);
 
-/// One CUDA device, its primary context and the kernels loaded into it.
+/// Whether kernels for these architectures, and PTX of the lowest, run on a device of this capability.
+/// Machine code is checked again by the driver, when it is loaded.
+fn supported((major, minor): (i32, i32), architectures: &[u32]) -> bool {
+    let lowest = architectures.first().copied().unwrap_or(u32::MAX).max(OLDEST);
+    u32::try_from(10 * major + minor).is_ok_and(|capability| capability >= lowest)
+}
+
+/// One CUDA device, a context on it and the kernels loaded into that.
 pub struct Device {
     context: Arc<CudaContext>,
     /// Loading a module takes milliseconds and device memory: once per device and kernel source.
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     /// Likewise a kernel, by source and name.
     functions: Mutex<HashMap<(&'static str, String), Function>>,
+    observer: RwLock<Option<Arc<dyn LaunchObserver>>>,
 }
 
 impl Device {
@@ -98,7 +117,26 @@ impl Device {
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| driver::failed("cuDevicePrimaryCtxRetain", error))?;
-        Ok(Self { context, modules: Mutex::default(), functions: Mutex::default() })
+        Self::on(context)
+    }
+
+    /// A context of the caller's own, such as that of another library; kernels are loaded into it anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KernelsNotBuilt`]; [`Error::DeviceUnsupported`] for a device older than 8.0 or than the
+    /// lowest architecture of this build; [`Error::Driver`].
+    pub fn on(context: Arc<CudaContext>) -> Result<Self> {
+        embedded::kernels_built()?;
+        let capability = context.compute_capability();
+        let (major, minor) =
+            capability.map_err(|error| driver::failed("cuDeviceGetAttribute", error))?;
+        let (modules, functions) = (Mutex::default(), Mutex::default());
+        let device = Self { context, modules, functions, observer: RwLock::default() };
+        if !supported((major, minor), embedded::architectures()) {
+            return Err(device.unsupported());
+        }
+        Ok(device)
     }
 
     /// Runs the probe kernel on the default stream and compares how the two compilers laid out the
@@ -126,6 +164,15 @@ impl Device {
     /// The device's context.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// Lets an observer look at every launch from now on, or nobody. Returns who looked before.
+    pub fn observe(
+        &self,
+        observer: Option<Arc<dyn LaunchObserver>>,
+    ) -> Option<Arc<dyn LaunchObserver>> {
+        let mut current = self.observer.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut current, observer)
     }
 
     /// Makes the context current in this thread.
@@ -156,7 +203,7 @@ impl Device {
     pub(super) fn launch(
         &self,
         stream: &Arc<CudaStream>,
-        function: &CudaFunction,
+        kernel: &Kernel,
         grid: Grid,
         arguments: impl Arguments,
     ) -> Result<()> {
@@ -166,27 +213,39 @@ impl Device {
             block_dim: (grid.threads, 1, 1),
             shared_mem_bytes: grid.shared,
         };
-        let mut launch = stream.launch_builder(function);
+        let mut launch = stream.launch_builder(&kernel.function);
         arguments.push(&mut launch);
+        // Not under the lock: an observer may change who observes.
+        let observer = self.observer.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let seen = Launch {
+            kernel: &kernel.name,
+            grid: grid.blocks,
+            threads: grid.threads,
+            shared_bytes: grid.shared,
+            stream,
+        };
+        if let Some(observer) = &observer {
+            observer.before(&seen);
+        }
         // SAFETY: every caller passes the arguments of the kernel it names, and answers, or makes its own
         // caller answer, for the buffers behind the addresses.
         unsafe { launch.launch(config) }
             .map_err(|error| driver::failed("cuLaunchKernel", error))?;
+        if let Some(observer) = &observer {
+            observer.after(&seen);
+        }
         Ok(())
     }
 
     /// A kernel, by the source file's name and its own, that may use so much dynamic shared memory.
-    pub(super) fn function(
-        &self,
-        source: &'static str,
-        name: &str,
-        shared: u32,
-    ) -> Result<CudaFunction> {
+    pub(super) fn function(&self, source: &'static str, name: &str, shared: u32) -> Result<Kernel> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source, name.to_string());
         if !functions.contains_key(&key) {
-            let kernel = self.module(source)?.load_function(name);
-            let kernel = kernel.map_err(|error| driver::failed("cuModuleGetFunction", error))?;
+            let function = self.module(source)?.load_function(name);
+            let function =
+                function.map_err(|error| driver::failed("cuModuleGetFunction", error))?;
+            let kernel = Kernel { function, name: name.into() };
             functions.insert(key.clone(), Function { kernel, shared: 0 });
         }
         let function = functions.get_mut(&key).expect("it was inserted above");
@@ -194,8 +253,8 @@ impl Device {
         if shared > function.shared {
             let attribute =
                 CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function
-                .kernel
+            let kernel = &function.kernel.function;
+            kernel
                 .set_attribute(attribute, shared as i32)
                 .map_err(|error| driver::failed("cuFuncSetAttribute", error))?;
             function.shared = shared;
@@ -231,5 +290,21 @@ impl Device {
             capability: format!("{major}.{minor}"),
             built: format!("{:?}", embedded::architectures()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::supported;
+
+    #[test]
+    fn older_devices_and_builds_without_their_architecture_are_told_apart() {
+        let all = [80, 86, 89, 90, 100, 120];
+        for capability in [(8, 0), (8, 6), (8, 7), (9, 0), (10, 3), (12, 0), (13, 0)] {
+            assert!(supported(capability, &all), "{capability:?}");
+        }
+        assert!(!supported((7, 5), &all) && !supported((7, 5), &[75]));
+        assert!(!supported((8, 6), &[90, 100]) && supported((9, 0), &[90, 100]));
+        assert!(!supported((9, 0), &[]));
     }
 }

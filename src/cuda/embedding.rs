@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::buffers::{Operand, Operands};
 use super::call::{Call, launch};
 use super::device::Grid;
 use super::generated::GRADROUTE_THREADS;
@@ -25,7 +26,12 @@ pub struct EmbeddingPlan {
 /// [`Error::Argument`] for a batch larger than a launch can be.
 pub fn plan_embedding(problem: &Embedding, dtype: Dtype, wish: Wish) -> Result<EmbeddingPlan> {
     let (rows, shape) = (problem.rows(), problem.gradient());
-    let common = Common::new(shape, rows, dtype, wish)?;
+    let mut common = Common::new(shape, rows, dtype, wish)?;
+    common.operands = Operands {
+        dy: Operand::new(common.forms(), common.operands.dy.elements),
+        tokens: Operand::new(common.forms(), rows.total() as u64),
+        ..Operands::NONE
+    };
     let most = i32::MAX as usize;
     if rows.total() > most {
         return Err(Error::argument("offsets", format!("at most {most} rows"), rows.total()));

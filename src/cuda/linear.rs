@@ -17,8 +17,7 @@ use crate::problem::{Dtype, Linear};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearPlan {
     common: Common,
-    /// How weight gradients arise.
-    pub formed: FormedPlan,
+    formed: FormedPlan,
     bias: u64,
     workspace_bytes: u64,
 }
@@ -74,6 +73,13 @@ pub(super) fn product(
     let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: dgrad_bytes(bytes) };
     launch! { call, "linear_dgrad", name, grid;
     layer, left, right, at.offsets, at.categories, flow, map, factor, to }
+}
+
+impl LinearPlan {
+    /// How weight gradients arise.
+    pub fn formed(&self) -> &FormedPlan {
+        &self.formed
+    }
 }
 
 impl Queue for LinearPlan {

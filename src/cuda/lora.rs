@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaStream, CudaViewMut};
 
+use super::buffers::{Operand, Operands, check_addresses};
 use super::call::{Call, Pointers, aligned, launch};
 use super::device::{Device, Grid};
 use super::formed::{Extent, FormedPlan, plan_formed, tiles};
@@ -13,16 +14,16 @@ use super::generated::{GRADROUTE_THREADS, GradrouteLayer};
 use super::linear::product;
 use super::plan::{Common, Parts, Properties, Wish};
 use super::routing::DeviceRouting;
+use super::run::{self, DeviceInputs, DeviceOutputs, Guards};
 use crate::Result;
-use crate::problem::{Dtype, Linear, Lora};
+use crate::problem::{Dtype, Element, Linear, Lora};
 
 /// How a LoRA branch's backward pass runs on a device. `Display` puts it into words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoraPlan {
     first: Common,
     second: Common,
-    /// How the gradients of both factors arise.
-    pub formed: [FormedPlan; 2],
+    formed: [FormedPlan; 2],
     scale: f32,
     at: Places,
     workspace_bytes: u64,
@@ -61,11 +62,24 @@ pub fn plan_lora(
         let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
         Ok((common, formed))
     };
-    let (first, formed_first) = one(problem.a(), wishes[0])?;
-    let (second, formed_second) = one(problem.b(), wishes[1])?;
+    let (mut first, formed_first) = one(problem.a(), wishes[0])?;
+    let (mut second, formed_second) = one(problem.b(), wishes[1])?;
     let between = 4 * rank * rows.total() as u64;
     let weights = rank * problem.in_features() as u64;
     let (a, b, dx) = (first.forms(), second.forms(), first.wish.request.dx);
+    let (of_a, of_b) = (first.operands, second.operands);
+    first.operands = Operands {
+        x: Operand::new(a || b, of_a.x.elements),
+        weight: Operand::new(b || dx, of_a.weight.elements),
+        rows: b,
+        ..Operands::NONE
+    };
+    second.operands = Operands {
+        dy: Operand::new(a || b || dx, of_b.dy.elements),
+        weight: Operand::new(a || dx, of_b.weight.elements),
+        rows: a || dx,
+        ..Operands::NONE
+    };
     let at = Places {
         hidden: take.take(b, between),
         d_hidden: take.take(a || dx, between),
@@ -78,6 +92,11 @@ pub fn plan_lora(
 }
 
 impl LoraPlan {
+    /// How the gradients of both factors arise.
+    pub fn formed(&self) -> &[FormedPlan; 2] {
+        &self.formed
+    }
+
     /// Bytes of workspace that a launch needs.
     pub fn workspace_bytes(&self) -> u64 {
         self.workspace_bytes
@@ -91,7 +110,7 @@ impl LoraPlan {
     /// As [`super::Plan::launch`], for both.
     ///
     /// # Errors
-    /// [`crate::Error::Driver`], [`crate::Error::DeviceUnsupported`].
+    /// As [`super::Plan::launch`], names with `a.` or `b.` before them.
     pub unsafe fn launch(
         &self,
         device: &Device,
@@ -100,6 +119,8 @@ impl LoraPlan {
         at: [&Pointers; 2],
     ) -> Result<()> {
         let of_b = Pointers { workspace: at[0].workspace, ..*at[1] };
+        let layers = [("a.", &self.first, at[0]), ("b.", &self.second, &of_b)];
+        check_addresses(layers, (at[0].workspace, self.workspace_bytes))?;
         let first = Call::new(device, stream, &self.first, routing[0], at[0])?;
         let second = Call::new(device, stream, &self.second, routing[1], &of_b)?;
         first.touched()?;
@@ -120,6 +141,35 @@ impl LoraPlan {
             self.form(&first, 0, [first.at.x, d], (d, self.first.layer.outputs))?;
         }
         if dx { self.dx(&first, d) } else { Ok(()) }
+    }
+
+    /// As [`super::Plan::run`]: `inputs` and `outputs` are of `A` and of `B`, as `at` of
+    /// [`LoraPlan::launch`].
+    ///
+    /// # Errors
+    /// As [`super::Plan::run`], names with `a.` or `b.` before them.
+    pub fn run<T: Element>(
+        &self,
+        device: &Device,
+        stream: &Arc<CudaStream>,
+        inputs: [DeviceInputs<T>; 2],
+        mut outputs: [DeviceOutputs<T>; 2],
+        mut workspace: CudaViewMut<u8>,
+    ) -> Result<()> {
+        run::check_stream(device, stream)?;
+        run::check_capture(stream)?;
+        run::check("a.", device, &self.first, &inputs[0], &outputs[0])?;
+        run::check("b.", device, &self.second, &inputs[1], &outputs[1])?;
+        run::check_workspace(device, self.workspace_bytes, &workspace)?;
+        let mut guards = Guards::new(stream);
+        let [of_a, of_b] = &mut outputs;
+        let workspace = guards.write(&mut workspace);
+        let a = Pointers { workspace, ..run::pointers(&mut guards, &inputs[0], of_a) };
+        let b = run::pointers(&mut guards, &inputs[1], of_b);
+        guards.check()?;
+        let routing = inputs.each_ref().map(|inputs| inputs.layer());
+        // SAFETY: as in `Plan::run`.
+        unsafe { self.launch(device, stream, routing, [&a, &b]) }
     }
 
     /// Queues the gradient of factor `which` from `[x, dy]`, of which `wide`, and its width, is f32.

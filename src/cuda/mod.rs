@@ -27,7 +27,7 @@
 //! };
 //! let h100 = Properties { multiprocessors: 132, shared_bytes: 227 << 10 };
 //! let plan = plan_linear(&layer, Dtype::Bf16, wish, &h100)?;
-//! assert_eq!((plan.formed.tiles, plan.formed.parts), ([10, 10], 1));
+//! assert_eq!((plan.formed().tiles, plan.formed().parts), ([10, 10], 1));
 //! println!("{plan}");
 //! # Ok::<(), gradroute::Error>(())
 //! ```
@@ -38,6 +38,8 @@
 
 mod abi;
 mod backend;
+mod batch;
+mod buffers;
 mod call;
 mod conv;
 mod device;
@@ -50,12 +52,15 @@ mod generated;
 mod linear;
 mod lora;
 mod norm;
+mod observe;
 mod plan;
 mod queue;
 mod resident;
 mod routing;
+mod run;
 
 pub use backend::Cuda;
+pub use batch::{DeviceCategories, DeviceRows};
 pub use call::Pointers;
 pub use conv::{ConvPlan, ImageLayout, plan_conv2d};
 pub use device::Device;
@@ -66,11 +71,15 @@ pub use formed::FormedPlan;
 pub use linear::{LinearPlan, plan_linear};
 pub use lora::{LoraPlan, plan_lora};
 pub use norm::{NormPlan, plan_norm};
+pub use observe::{Launch, LaunchObserver, LaunchTimer, Timed};
 pub use plan::{Properties, Wish};
 pub use queue::Plan;
 pub use routing::{DeviceRouting, RoutingShape};
+pub use run::{DeviceGrad, DeviceInputs, DeviceOutputs, DeviceRouted};
 
 use crate::Result;
+#[cfg(feature = "candle-cuda")]
+pub(crate) use routing::upload;
 
 /// Whether device 0 can be used: kernels in this build, a driver, and a device.
 ///

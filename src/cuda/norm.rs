@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::buffers::Operand;
 use super::call::{Call, launch};
 use super::device::Grid;
 use super::generated as abi;
@@ -29,7 +30,10 @@ pub struct NormPlan {
 /// [`crate::Error::Argument`] for a batch larger than a launch can be.
 pub fn plan_norm(problem: &Norm, dtype: Dtype, wish: Wish) -> Result<NormPlan> {
     let (rows, shape) = (problem.rows(), problem.gradient());
-    let common = Common::new(shape, rows, dtype, wish)?;
+    let mut common = Common::new(shape, rows, dtype, wish)?;
+    let numbers = (rows.total() * problem.features()) as u64;
+    let (dx, columns) = (wish.request.dx, common.forms() || common.bias_asked());
+    common.operands.x = Operand::new(dx || columns, numbers);
     let (features, longest) = (problem.features(), rows.longest());
     let (kind, groups) = match problem.kind() {
         NormKind::Layer => (abi::GRADROUTE_NORM_LAYER, 1),
@@ -54,8 +58,7 @@ pub fn plan_norm(problem: &Norm, dtype: Dtype, wish: Wish) -> Result<NormPlan> {
     };
     let mut take = Parts::default();
     let column = 4 * u64::from(common.layer.samples) * u64::from(common.layer.outputs);
-    let columns = common.forms() || common.bias_asked();
-    let statistics = take.take(columns || wish.request.dx, 16 * u64::from(sets));
+    let statistics = take.take(columns || dx, 16 * u64::from(sets));
     let gamma = take.take(columns, column);
     let beta = take.bias(&common);
     Ok(NormPlan { common, norm, sets, statistics, gamma, beta, workspace_bytes: take.bytes })

@@ -1,5 +1,6 @@
 //! What plans of all ops are made of: a pure function of shapes, wishes and device properties.
 
+use super::buffers::{Operand, Operands};
 use super::generated as abi;
 use super::generated::GradrouteLayer;
 use super::routing::RoutingShape;
@@ -65,6 +66,12 @@ pub struct Common {
     pub(super) dtype: Dtype,
     /// Whether the layer has a bias.
     pub(super) bias: bool,
+    /// Rows of the sample that has most.
+    pub(super) longest: u64,
+    /// Elements of the weight.
+    pub(super) weights: u64,
+    /// The inputs, as a linear layer has them unless the op says otherwise.
+    pub(super) operands: Operands,
 }
 
 /// Hands out parts of a workspace, each aligned to 256 bytes.
@@ -137,8 +144,32 @@ impl Common {
         let samples = samples.ok_or_else(|| {
             Error::argument("offsets", format!("at most {LONGEST_GRID} samples"), rows.samples())
         })?;
+        if let Some(routing) = wish.routing {
+            let sides = [routing.outputs as usize, routing.features as usize];
+            if sides != [shape.outputs(), shape.features()] {
+                let expected = format!("regions of a {} × {}", shape.outputs(), shape.features());
+                return Err(Error::argument("routing", expected, format!("{sides:?}")));
+            }
+        }
         let layer = layer(shape, samples, rows.total() as u64, &wish);
-        Ok(Self { layer, wish, dtype, bias: shape.bias() })
+        let total = rows.total() as u64;
+        let [x, dy] =
+            [shape.features(), shape.outputs()].map(|side| (side as u64).saturating_mul(total));
+        let weights = shape.weights() as u64;
+        let mut common = Self {
+            layer,
+            wish,
+            dtype,
+            bias: shape.bias(),
+            longest: rows.longest() as u64,
+            weights,
+            operands: Operands::NONE,
+        };
+        let (forms, dx) = (common.forms(), wish.request.dx);
+        common.operands.x = Operand::new(forms, x);
+        common.operands.dy = Operand::new(forms || dx || common.bias_asked(), dy);
+        common.operands.weight = Operand::new(dx, weights);
+        Ok(common)
     }
 
     /// Whether sketches are asked for.

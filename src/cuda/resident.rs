@@ -1,138 +1,247 @@
 //! Buffers of one layer's call, copied to the device and back.
 
-use cudarc::driver::CudaSlice;
+use std::marker::PhantomData;
+use std::sync::Arc;
 
-use super::backend::Cuda;
-use super::call::Pointers;
+use bytemuck::Pod;
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+
+use super::batch::{DeviceCategories, DeviceRows};
 use super::driver::failed;
-use super::routing::DeviceRouting;
+use super::routing::{DeviceRouting, upload};
+use super::run::{DeviceGrad, DeviceInputs, DeviceOutputs, DeviceRouted};
 use crate::Result;
 use crate::ops::{LayerOutputs, Options, ParamGrad};
 use crate::problem::{Element, Rows};
 
 /// A call's inputs on the host.
 pub(super) struct Host<'a, T> {
-    pub(super) x: &'a [T],
-    pub(super) dy: &'a [T],
+    pub(super) x: Option<&'a [T]>,
+    pub(super) dy: Option<&'a [T]>,
     pub(super) weight: Option<&'a [T]>,
-    pub(super) tokens: &'a [u32],
+    pub(super) tokens: Option<&'a [u32]>,
     pub(super) rows: &'a Rows,
 }
 
-/// Bytes on the device, if there are any.
-pub(super) struct Buffer(pub(super) Option<CudaSlice<u8>>);
+/// Plain numbers on the device. Kept as bytes, since the driver has no empty buffers.
+pub(super) struct Copied<T> {
+    bytes: CudaSlice<u8>,
+    length: usize,
+    format: PhantomData<T>,
+}
 
-/// A parameter gradient on the device.
-fn grad_buffer<T: Element>(
-    cuda: &Cuda,
-    to: Option<&ParamGrad<T>>,
-    accumulate: bool,
-) -> Result<Buffer> {
-    match to {
-        None => Ok(Buffer(None)),
-        Some(ParamGrad::F32(values)) => cuda.output(Some(values), accumulate),
-        Some(ParamGrad::Native(values)) => cuda.output(Some(values), accumulate),
+impl<T: Pod> Copied<T> {
+    fn upload(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self> {
+        let bytes = upload(stream, bytemuck::cast_slice::<_, u8>(values))?;
+        Ok(Self { bytes, length: values.len(), format: PhantomData })
+    }
+
+    /// Numbers that nothing has written.
+    pub(super) fn unwritten(stream: &Arc<CudaStream>, length: usize) -> Result<Self> {
+        // SAFETY: what no kernel writes is not read back: each output is written as a whole.
+        let bytes = unsafe { stream.alloc::<u8>((length * size_of::<T>()).max(1)) };
+        let bytes = bytes.map_err(|error| failed("cuMemAlloc", error))?;
+        Ok(Self { bytes, length, format: PhantomData })
+    }
+
+    /// A place for an output: a copy of what is added to, else unwritten.
+    fn output(stream: &Arc<CudaStream>, to: Option<&[T]>, kept: bool) -> Result<Option<Self>> {
+        let place = |values: &[T]| match kept {
+            true => Self::upload(stream, values),
+            false => Self::unwritten(stream, values.len()),
+        };
+        to.map(place).transpose()
+    }
+
+    fn view(&self) -> CudaView<'_, T> {
+        // SAFETY: the bytes are those of so many numbers, and any bytes are numbers.
+        unsafe { self.bytes.transmute(self.length) }.expect("as long as it was made")
+    }
+
+    pub(super) fn view_mut(&mut self) -> CudaViewMut<'_, T> {
+        // SAFETY: as in `view`.
+        unsafe { self.bytes.transmute_mut(self.length) }.expect("as long as it was made")
+    }
+
+    fn download(&self, stream: &Arc<CudaStream>, to: &mut [T]) -> Result<()> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(to);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let copied = stream.memcpy_dtoh(&self.bytes, bytes);
+        copied.map_err(|error| failed("cuMemcpyDtoH", error))
     }
 }
 
-fn grad_download<T: Element>(cuda: &Cuda, from: &Buffer, to: Option<ParamGrad<T>>) -> Result<()> {
-    match to {
-        None => Ok(()),
-        Some(ParamGrad::F32(values)) => cuda.download(from, Some(values)),
-        Some(ParamGrad::Native(values)) => cuda.download(from, Some(values)),
+/// A parameter gradient's place on the device.
+enum Grad<T> {
+    F32(Copied<f32>),
+    Native(Copied<T>),
+}
+
+impl<T: Element> Grad<T> {
+    fn of(stream: &Arc<CudaStream>, to: Option<&ParamGrad<T>>, kept: bool) -> Result<Option<Self>> {
+        Ok(match to {
+            None => None,
+            Some(ParamGrad::F32(values)) => {
+                Copied::output(stream, Some(values), kept)?.map(Self::F32)
+            }
+            Some(ParamGrad::Native(values)) => {
+                Copied::output(stream, Some(values), kept)?.map(Self::Native)
+            }
+        })
+    }
+
+    fn view_mut(&mut self) -> DeviceGrad<'_, T> {
+        match self {
+            Self::F32(values) => DeviceGrad::F32(values.view_mut()),
+            Self::Native(values) => DeviceGrad::Native(values.view_mut()),
+        }
     }
 }
 
-/// A layer's buffers on the device.
-pub(super) struct Resident {
-    pub(super) routing: Option<DeviceRouting>,
-    /// Categories, gates, `x`, `dy`, weight, tokens, offsets.
-    inputs: [Buffer; 7],
-    /// `dx`, `dw`, `db`, squared norms, those of the bias, sketches, touched.
-    outputs: [Buffer; 7],
+/// A batch's routing of a layer, on the device.
+struct Routed {
+    layer: DeviceRouting,
+    categories: DeviceCategories,
+    gates: Option<Copied<f32>>,
 }
 
-impl Resident {
-    pub(super) fn new<T: Element>(
-        cuda: &Cuda,
-        host: Host<T>,
-        options: &Options,
+/// A layer's inputs on the device.
+pub(super) struct Resident<T> {
+    x: Option<Copied<T>>,
+    dy: Option<Copied<T>>,
+    weight: Option<Copied<T>>,
+    tokens: Option<Copied<u32>>,
+    rows: DeviceRows,
+    routed: Option<Routed>,
+}
+
+impl<T: Element> Resident<T> {
+    pub(super) fn new(stream: &Arc<CudaStream>, host: Host<T>, options: &Options) -> Result<Self> {
+        let numbers =
+            |values: Option<&[T]>| values.map(|values| Copied::upload(stream, values)).transpose();
+        let routed = options.routing.map(|routing| {
+            let gates = routing.gates.map(|gates| Copied::upload(stream, gates));
+            let known = routing.layer.categories() as u32;
+            Ok(Routed {
+                layer: DeviceRouting::upload(stream, routing.layer)?,
+                categories: DeviceCategories::upload(stream, routing.categories, known)?,
+                gates: gates.transpose()?,
+            })
+        });
+        Ok(Self {
+            x: numbers(host.x)?,
+            dy: numbers(host.dy)?,
+            weight: numbers(host.weight)?,
+            tokens: host.tokens.map(|tokens| Copied::upload(stream, tokens)).transpose()?,
+            rows: DeviceRows::upload(stream, host.rows)?,
+            routed: routed.transpose()?,
+        })
+    }
+
+    pub(super) fn inputs(&self) -> DeviceInputs<'_, T> {
+        let routed = self.routed.as_ref();
+        DeviceInputs {
+            x: self.x.as_ref().map(Copied::view),
+            dy: self.dy.as_ref().map(Copied::view),
+            weight: self.weight.as_ref().map(Copied::view),
+            tokens: self.tokens.as_ref().map(Copied::view),
+            rows: &self.rows,
+            routing: routed.map(|Routed { layer, categories, gates }| DeviceRouted {
+                layer,
+                categories,
+                gates: gates.as_ref().map(Copied::view),
+            }),
+        }
+    }
+}
+
+/// A layer's outputs on the device.
+pub(super) struct Places<T> {
+    dx: Option<Copied<T>>,
+    dw: Option<Grad<T>>,
+    db: Option<Grad<T>>,
+    sq_norm: Option<Copied<f32>>,
+    sq_norm_bias: Option<Copied<f32>>,
+    sketch: Option<Copied<f32>>,
+    touched: Option<Copied<u8>>,
+}
+
+impl<T: Element> Places<T> {
+    pub(super) fn new(
+        stream: &Arc<CudaStream>,
+        kept: bool,
         dx: Option<&[T]>,
         out: &LayerOutputs<T>,
     ) -> Result<Self> {
-        let upload = |layer| DeviceRouting::upload(cuda.stream(), layer);
-        let routing = options.routing.map(|routing| upload(routing.layer)).transpose()?;
-        let gates = options.routing.and_then(|routing| routing.gates);
-        let inputs = [
-            cuda.optional(options.routing.map(|routing| routing.categories))?,
-            cuda.optional(gates)?,
-            cuda.upload(host.x)?,
-            cuda.upload(host.dy)?,
-            cuda.optional(host.weight)?,
-            cuda.upload(host.tokens)?,
-            cuda.upload(host.rows.offsets())?,
-        ];
-        let kept = options.accumulate;
-        let outputs = [
-            cuda.output(dx, false)?,
-            grad_buffer(cuda, out.dw.as_ref(), kept)?,
-            grad_buffer(cuda, out.db.as_ref(), kept)?,
-            cuda.output(out.sq_norm.as_deref(), false)?,
-            cuda.output(out.sq_norm_bias.as_deref(), false)?,
-            cuda.output(out.sketch.as_deref(), false)?,
-            out.touched
-                .as_ref()
-                .map_or(Ok(Buffer(None)), |touched| cuda.unwritten(touched.len()))?,
-        ];
-        Ok(Self { routing, inputs, outputs })
+        let touched = out.touched.as_ref().map(|touched| touched.len());
+        Ok(Self {
+            dx: Copied::output(stream, dx, false)?,
+            dw: Grad::of(stream, out.dw.as_ref(), kept)?,
+            db: Grad::of(stream, out.db.as_ref(), kept)?,
+            sq_norm: Copied::output(stream, out.sq_norm.as_deref(), false)?,
+            sq_norm_bias: Copied::output(stream, out.sq_norm_bias.as_deref(), false)?,
+            sketch: Copied::output(stream, out.sketch.as_deref(), false)?,
+            touched: touched.map(|length| Copied::unwritten(stream, length)).transpose()?,
+        })
     }
 
-    pub(super) fn pointers(&self, cuda: &Cuda, workspace: &Buffer) -> Pointers {
-        let address = |buffer: &Buffer| cuda.address(buffer);
-        let [categories, gates, x, dy, weight, tokens, offsets] =
-            self.inputs.each_ref().map(address);
-        let [dx, dw, db, sq_norm, sq_norm_bias, sketch, touched] =
-            self.outputs.each_ref().map(address);
-        Pointers {
-            x,
-            dy,
-            weight,
-            tokens,
-            offsets,
-            categories,
-            gates,
-            dx,
-            dw,
-            db,
-            sq_norm,
-            sq_norm_bias,
-            sketch,
-            touched,
-            workspace: address(workspace),
+    pub(super) fn outputs(&mut self) -> DeviceOutputs<'_, T> {
+        DeviceOutputs {
+            dx: self.dx.as_mut().map(Copied::view_mut),
+            dw: self.dw.as_mut().map(Grad::view_mut),
+            db: self.db.as_mut().map(Grad::view_mut),
+            sq_norm: self.sq_norm.as_mut().map(Copied::view_mut),
+            sq_norm_bias: self.sq_norm_bias.as_mut().map(Copied::view_mut),
+            sketch: self.sketch.as_mut().map(Copied::view_mut),
+            touched: self.touched.as_mut().map(Copied::view_mut),
         }
     }
 
     /// Copies the outputs back, and waits for them.
-    pub(super) fn fetch<T: Element>(
+    pub(super) fn fetch(
         self,
-        cuda: &Cuda,
+        stream: &Arc<CudaStream>,
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        let [from_dx, dw, db, sq_norm, sq_norm_bias, sketch, touched] = &self.outputs;
-        cuda.download(from_dx, dx)?;
-        grad_download(cuda, dw, out.dw)?;
-        grad_download(cuda, db, out.db)?;
-        cuda.download(sq_norm, out.sq_norm)?;
-        cuda.download(sq_norm_bias, out.sq_norm_bias)?;
-        cuda.download(sketch, out.sketch)?;
-        let mut flags = out.touched.as_ref().map(|touched| vec![0_u8; touched.len()]);
-        cuda.download(touched, flags.as_deref_mut())?;
-        let wait = cuda.stream().synchronize();
+        fetch(stream, self.dx, dx)?;
+        fetch_grad(stream, self.dw, out.dw)?;
+        fetch_grad(stream, self.db, out.db)?;
+        fetch(stream, self.sq_norm, out.sq_norm)?;
+        fetch(stream, self.sq_norm_bias, out.sq_norm_bias)?;
+        fetch(stream, self.sketch, out.sketch)?;
+        let mut flags = vec![0; out.touched.as_ref().map_or(0, |touched| touched.len())];
+        fetch(stream, self.touched, Some(&mut flags))?;
+        let wait = stream.synchronize();
         wait.map_err(|error| failed("cuStreamSynchronize", error))?;
-        if let (Some(touched), Some(flags)) = (out.touched, flags) {
+        if let Some(touched) = out.touched {
             touched.iter_mut().zip(flags).for_each(|(touched, flag)| *touched = flag != 0);
         }
         Ok(())
+    }
+}
+
+fn fetch<T: Pod>(
+    stream: &Arc<CudaStream>,
+    from: Option<Copied<T>>,
+    to: Option<&mut [T]>,
+) -> Result<()> {
+    match (from, to) {
+        (Some(from), Some(to)) => from.download(stream, to),
+        _ => Ok(()),
+    }
+}
+
+fn fetch_grad<T: Element>(
+    stream: &Arc<CudaStream>,
+    from: Option<Grad<T>>,
+    to: Option<ParamGrad<T>>,
+) -> Result<()> {
+    match (from, to) {
+        (Some(Grad::F32(from)), Some(ParamGrad::F32(to))) => from.download(stream, to),
+        (Some(Grad::Native(from)), Some(ParamGrad::Native(to))) => from.download(stream, to),
+        _ => Ok(()),
     }
 }

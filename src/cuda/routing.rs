@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr};
 
 use super::driver::failed;
 use crate::Result;
@@ -11,17 +12,24 @@ use crate::routing::LayerRouting;
 /// Mask tables and regions of one layer, resident on a device.
 pub struct DeviceRouting {
     pub(super) shape: RoutingShape,
+    /// Categories that the tables have rows for.
+    pub(super) categories: usize,
     /// Route weights, `[categories, regions]`.
     pub(super) route: CudaSlice<f32>,
     /// Flow weights, `[categories, regions]`.
     pub(super) flow: CudaSlice<f32>,
     /// See `GradrouteLayer` in `kernels/include/gradroute.h`.
     pub(super) map: CudaSlice<u32>,
+    /// Addresses of the three.
+    pub(super) at: [CUdeviceptr; 3],
 }
 
 /// Counts that a plan needs of a layer's routing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoutingShape {
+    /// Sides of what the regions divide.
+    pub(super) outputs: u32,
+    pub(super) features: u32,
     pub(super) regions: u32,
     pub(super) output_spans: u32,
     pub(super) input_spans: u32,
@@ -32,6 +40,8 @@ impl RoutingShape {
     pub fn of(layer: &LayerRouting) -> Self {
         let regions = layer.regions();
         Self {
+            outputs: regions.outputs() as u32,
+            features: regions.inputs() as u32,
             regions: regions.len() as u32,
             output_spans: regions.bias_tiles().len() as u32,
             input_spans: regions.input_spans().len() as u32,
@@ -45,17 +55,17 @@ impl DeviceRouting {
     /// # Errors
     /// [`crate::Error::Driver`].
     pub fn upload(stream: &Arc<CudaStream>, layer: &LayerRouting) -> Result<Self> {
-        Ok(Self {
-            shape: RoutingShape::of(layer),
-            route: upload(stream, layer.route_table())?,
-            flow: upload(stream, layer.flow_table())?,
-            map: upload(stream, &map(layer))?,
-        })
+        let route = upload(stream, layer.route_table())?;
+        let flow = upload(stream, layer.flow_table())?;
+        let map = upload(stream, &map(layer))?;
+        let at = [route.device_ptr(stream).0, flow.device_ptr(stream).0, map.device_ptr(stream).0];
+        let (shape, categories) = (RoutingShape::of(layer), layer.categories());
+        Ok(Self { shape, categories, route, flow, map, at })
     }
 }
 
 /// A copy on the device; of one number where there is none, since the driver has no empty buffers.
-pub(super) fn upload<T: DeviceRepr + Default>(
+pub(crate) fn upload<T: DeviceRepr + Default>(
     stream: &Arc<CudaStream>,
     values: &[T],
 ) -> Result<CudaSlice<T>> {
@@ -90,7 +100,8 @@ mod tests {
         let [ends, bias, flow, weights] =
             [[3, 5, 2, 6].as_slice(), &[0, 1], &[0, 0], &[2, 0, 1, 1]];
         assert_eq!(map(&layer), [ends, bias, flow, weights].concat());
-        let shape = RoutingShape { regions: 3, output_spans: 2, input_spans: 2 };
+        let sides = RoutingShape { outputs: 5, features: 6, ..RoutingShape::default() };
+        let shape = RoutingShape { regions: 3, output_spans: 2, input_spans: 2, ..sides };
         assert_eq!(RoutingShape::of(&layer), shape);
     }
 }

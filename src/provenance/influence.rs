@@ -1,22 +1,26 @@
 //! Influence of every sample on a query.
 
-use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::{Llt, Solve};
-use faer::{Accum, Col, Mat, MatRef, Par, Side};
 use rayon::prelude::*;
 
-use super::Accumulator;
+use super::{Accumulator, Whitening};
 use crate::error::expect_len;
 use crate::{Error, Result};
 
-/// How a sample's accumulated sketch is compared with a query's sketch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a sample's accumulated sketch is compared with a query's sketch. Inner product and norms
+/// are those of the [`Scorer`]: plain ones, or whitened per block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Similarity {
     /// `⟨A_n, S_q⟩`: the first-order influence itself.
     Dot,
     /// `⟨A_n, S_q⟩ / (‖A_n‖ ‖S_q‖)`, so that samples with large gradients do not dominate;
     /// 0 where either is 0.
     Cosine,
+    /// `⟨A_n, S_q⟩ / ‖A_n‖`, by the root of the sample's influence on itself: outliers, which
+    /// influence everything, are held back, and scores of one block against another keep their
+    /// scale. 0 where the sample did nothing. The ℓ-RelatIF of Barshan et al. (2020, arXiv
+    /// 2003.11630), with the accumulated gradient for the final one.
+    SelfInfluence,
 }
 
 /// A score of every sample, per block and in total; larger means that training on the sample
@@ -74,33 +78,112 @@ impl Influence {
     }
 }
 
-impl Accumulator {
-    /// Compares every sample with a query, `[B, K]`: the sketch of the query's unrouted
-    /// gradient, by the same projection. Costs `samples · B · K`.
+/// Compares an accumulator's samples with queries: what does not depend on the query is worked
+/// out once.
+///
+/// ```
+/// use gradroute::provenance::{Accumulator, Scorer, Similarity, StepRecord};
+///
+/// let mut influence = Accumulator::new(1, 2)?;
+/// influence.add(&StepRecord {
+///     step_size: 1.0,
+///     optimizer_scale: 1.0,
+///     blocks: 1,
+///     samples: vec![1, 2],
+///     noise_levels: vec![0.0; 2],
+///     gates: vec![1.0; 2],
+///     route: vec![1.0; 2],
+///     flow: vec![1.0; 2],
+///     sq_norm: vec![101.0, 1.0],
+///     sketch: vec![10.0, 1.0, 0.0, 1.0],
+///     ..StepRecord::default()
+/// })?;
+/// let query = [1.0, 2.0];
+/// let plain = Scorer::plain(&influence);
+/// // Sample 1 wins by its size alone; held to its own size, or whitened, sample 2 does.
+/// assert_eq!(plain.scores(&query, Similarity::Dot)?.top(1)[0].0, 1);
+/// assert_eq!(plain.scores(&query, Similarity::SelfInfluence)?.top(1)[0].0, 2);
+/// let whitened = Scorer::whitened(&influence, 1e-3)?;
+/// assert_eq!(whitened.scores(&query, Similarity::Dot)?.top(1)[0].0, 2);
+/// # Ok::<(), gradroute::Error>(())
+/// ```
+pub struct Scorer<'a> {
+    accumulator: &'a Accumulator,
+    whitening: Option<Whitening>,
+    /// `⟨A_n, A_n⟩`, `[samples, B]`.
+    squares: Vec<f64>,
+}
+
+impl<'a> Scorer<'a> {
+    /// By the plain inner product. Costs `samples · B · K`.
+    pub fn plain(accumulator: &'a Accumulator) -> Self {
+        let len = accumulator.sketch_len();
+        let squares = (0..accumulator.len()).into_par_iter().flat_map_iter(|n| {
+            accumulator.sketch_at(n).chunks_exact(len).map(|part| dot(part, part))
+        });
+        Self { accumulator, whitening: None, squares: squares.collect() }
+    }
+
+    /// By the inner product `⟨a, (ΦᵀΦ + λI)⁻¹ b⟩` of each block, with `λ` as in
+    /// [`Whitening::new`]. Costs `B · (samples · K² + K³ / 3)`.
     ///
-    /// A query passed through [`Whitening::apply`] gives whitened scores with
-    /// [`Similarity::Dot`].
+    /// # Errors
+    /// As [`Whitening::new`].
+    pub fn whitened(accumulator: &'a Accumulator, damping: f64) -> Result<Self> {
+        let whitening = Whitening::new(accumulator, damping)?;
+        let squares = whitening.self_influence(accumulator);
+        Ok(Self { accumulator, whitening: Some(whitening), squares })
+    }
+
+    /// Scores of all samples for a query `[B, K]`: the sketch of its unrouted gradient, by the
+    /// same projection. Costs `samples · B · K`, and `B · K²` when whitened.
     ///
     /// # Errors
     /// [`Error::Argument`] when the query has the wrong size or is not finite.
-    pub fn influence(&self, query: &[f32], similarity: Similarity) -> Result<Influence> {
-        self.check_query(query)?;
-        let (blocks, len) = (self.blocks(), self.sketch_len());
-        let query_sq: Vec<f64> = query.chunks_exact(len).map(|part| dot(part, part)).collect();
-        let mut scores = vec![0.0; self.len() * (blocks + 1)];
+    pub fn scores(&self, query: &[f32], similarity: Similarity) -> Result<Influence> {
+        let (blocks, len) = (self.accumulator.blocks(), self.accumulator.sketch_len());
+        let seen = self.seen(query)?;
+        let query_sq: Vec<f64> =
+            query.chunks_exact(len).zip(seen.chunks_exact(len)).map(|(q, w)| dot(q, w)).collect();
+        let all_sq: f64 = query_sq.iter().sum();
+        let mut scores = vec![0.0; self.accumulator.len() * (blocks + 1)];
         scores.par_chunks_exact_mut(blocks + 1).enumerate().for_each(|(n, scores)| {
             let (mut total, mut total_sq) = (0.0, 0.0);
-            let parts = self.sketch_at(n).chunks_exact(len).zip(query.chunks_exact(len));
+            let parts = self.accumulator.sketch_at(n).chunks_exact(len).zip(seen.chunks_exact(len));
             for (b, (sketch, query)) in parts.enumerate() {
-                let (product, sketch_sq) = (dot(sketch, query), dot(sketch, sketch));
-                scores[b] = scale(similarity, product, sketch_sq * query_sq[b]);
+                let (product, square) = (dot(sketch, query), self.squares[n * blocks + b]);
+                scores[b] = scale(similarity, product, square, query_sq[b]);
                 total += product;
-                total_sq += sketch_sq;
+                total_sq += square;
             }
-            let query_sq: f64 = query_sq.iter().sum();
-            scores[blocks] = scale(similarity, total, total_sq * query_sq);
+            scores[blocks] = scale(similarity, total, total_sq, all_sq);
         });
-        Ok(Influence { blocks, ids: self.ids().to_vec(), scores })
+        Ok(Influence { blocks, ids: self.accumulator.ids().to_vec(), scores })
+    }
+
+    /// `⟨A_n, A_n⟩` of every sample, in the accumulator's order, and block, `[samples, B]`: the
+    /// sample's influence on itself.
+    pub fn self_influence(&self) -> &[f64] {
+        &self.squares
+    }
+
+    /// The query as the sketches are multiplied with it: itself, or whitened.
+    pub(super) fn seen<'q>(&self, query: &'q [f32]) -> Result<std::borrow::Cow<'q, [f32]>> {
+        self.accumulator.check_query(query)?;
+        match &self.whitening {
+            Some(whitening) => Ok(whitening.apply(query)?.into()),
+            None => Ok(query.into()),
+        }
+    }
+}
+
+impl Accumulator {
+    /// [`Scorer::scores`] by the plain inner product, for a single query.
+    ///
+    /// # Errors
+    /// As [`Scorer::scores`].
+    pub fn influence(&self, query: &[f32], similarity: Similarity) -> Result<Influence> {
+        Scorer::plain(self).scores(query, similarity)
     }
 
     fn check_query(&self, query: &[f32]) -> Result<()> {
@@ -112,12 +195,13 @@ impl Accumulator {
     }
 }
 
-fn scale(similarity: Similarity, product: f64, squares: f64) -> f64 {
-    match similarity {
-        Similarity::Dot => product,
-        Similarity::Cosine if squares > 0.0 => product / squares.sqrt(),
-        Similarity::Cosine => 0.0,
-    }
+fn scale(similarity: Similarity, product: f64, sample_sq: f64, query_sq: f64) -> f64 {
+    let square = match similarity {
+        Similarity::Dot => return product,
+        Similarity::Cosine => sample_sq * query_sq,
+        Similarity::SelfInfluence => sample_sq,
+    };
+    if square > 0.0 { product / square.sqrt() } else { 0.0 }
 }
 
 /// `⟨a, b⟩` in `f64`, in a fixed order: eight partial sums, so that it can be vectorised.
@@ -132,113 +216,4 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
         }
     }
     sums.iter().sum::<f64>() + rest
-}
-
-/// Per block `(ΦᵀΦ + λI)⁻¹`, where the rows of `Φ [samples, K]` are the accumulated sketches.
-///
-/// Directions that all samples share say nothing about any one of them; whitening divides them
-/// out, as TRAK does (Park et al., 2023, arXiv 2303.14186) with features of a final model where
-/// here they are those of the whole trajectory.
-///
-/// ```
-/// use gradroute::provenance::{Accumulator, Similarity, StepRecord, Whitening};
-///
-/// let mut influence = Accumulator::new(1, 2)?;
-/// influence.add(&StepRecord {
-///     step_size: 1.0,
-///     optimizer_scale: 1.0,
-///     blocks: 1,
-///     samples: vec![1, 2],
-///     noise_levels: vec![0.0; 2],
-///     gates: vec![1.0; 2],
-///     route: vec![1.0; 2],
-///     flow: vec![1.0; 2],
-///     sq_norm: vec![100.0, 1.0],
-///     sketch: vec![10.0, 1.0, 0.0, 1.0],
-///     ..StepRecord::default()
-/// })?;
-/// let query = [1.0, 2.0];
-/// // Sample 1 wins by its size alone; whitened, the direction of sample 2 counts for more.
-/// assert_eq!(influence.influence(&query, Similarity::Dot)?.top(1)[0].0, 1);
-/// let query = Whitening::new(&influence, 1e-3)?.apply(&query)?;
-/// assert_eq!(influence.influence(&query, Similarity::Dot)?.top(1)[0].0, 2);
-/// # Ok::<(), gradroute::Error>(())
-/// ```
-pub struct Whitening {
-    sketch_len: usize,
-    /// None for a block nothing was done to.
-    factors: Vec<Option<Llt<f64>>>,
-}
-
-impl Whitening {
-    /// Factors each block's matrix, in `f64`; `λ = damping · trace(ΦᵀΦ) / K`, so that one
-    /// damping suits blocks of any gradient scale. It decides much of the quality: choose it
-    /// away from the data it is judged on; 0.1 is a start.
-    /// Costs `B · (samples · K² + K³ / 3)` and holds `B · K²` doubles.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] when `damping` is not a positive finite number, or too small for the
-    /// matrix to be factored.
-    pub fn new(accumulator: &Accumulator, damping: f64) -> Result<Self> {
-        if !(damping.is_finite() && damping > 0.0) {
-            return Err(Error::argument("damping", "a positive finite number", damping));
-        }
-        let factors = (0..accumulator.blocks())
-            .into_par_iter()
-            .map(|block| factor(gram(accumulator, block), damping))
-            .collect::<Result<_>>()?;
-        Ok(Self { sketch_len: accumulator.sketch_len(), factors })
-    }
-
-    /// The query `[B, K]`, multiplied by each block's inverse; 0 in a block nothing was done to.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] when the query has the wrong size.
-    pub fn apply(&self, query: &[f32]) -> Result<Vec<f32>> {
-        expect_len("query", self.factors.len() * self.sketch_len, query.len())?;
-        let mut whitened = Vec::with_capacity(query.len());
-        for (part, factor) in query.chunks_exact(self.sketch_len).zip(&self.factors) {
-            let Some(factor) = factor else {
-                whitened.resize(whitened.len() + part.len(), 0.0);
-                continue;
-            };
-            let mut solved = Col::from_fn(part.len(), |i| f64::from(part[i]));
-            factor.solve_in_place(&mut solved);
-            whitened.extend(solved.iter().map(|&value| value as f32));
-        }
-        Ok(whitened)
-    }
-}
-
-/// `ΦᵀΦ [K, K]` of one block, the samples taken in slices to bound the memory.
-fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
-    const SLICE: usize = 1024;
-    let len = accumulator.sketch_len();
-    let mut gram = Mat::zeros(len, len);
-    let mut rows: Vec<f64> = Vec::with_capacity(SLICE * len);
-    for start in (0..accumulator.len()).step_by(SLICE) {
-        rows.clear();
-        for n in start..accumulator.len().min(start + SLICE) {
-            let sketch = &accumulator.sketch_at(n)[block * len..][..len];
-            rows.extend(sketch.iter().map(|&value| f64::from(value)));
-        }
-        let rows = MatRef::from_row_major_slice(&rows, rows.len() / len, len);
-        matmul(&mut gram, Accum::Add, rows.transpose(), rows, 1.0, Par::Seq);
-    }
-    gram
-}
-
-fn factor(mut gram: Mat<f64>, damping: f64) -> Result<Option<Llt<f64>>> {
-    let len = gram.nrows();
-    let mean = (0..len).map(|i| gram[(i, i)]).sum::<f64>() / len as f64;
-    if mean == 0.0 {
-        return Ok(None);
-    }
-    for i in 0..len {
-        gram[(i, i)] += damping * mean;
-    }
-    match Llt::new(gram.as_ref(), Side::Lower) {
-        Ok(factor) => Ok(Some(factor)),
-        Err(_) => Err(Error::argument("damping", "one that makes ΦᵀΦ + λI definite", damping)),
-    }
 }

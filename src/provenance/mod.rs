@@ -2,7 +2,7 @@
 //!
 //! A training loop yields one [`StepRecord`] per step. The [`Accumulator`] adds them up to the
 //! influence of every sample on every block, in memory that does not grow with the number of
-//! steps; queries on it are in [`Influence`], [`Whitening`], [`GroupInfluence`] and
+//! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
 //! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
 //! `ledger` writes the same records to disk and reads them back.
 //!
@@ -37,9 +37,11 @@ pub mod ledger;
 mod record;
 #[cfg(test)]
 mod tests;
+mod whitening;
 
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
-pub use influence::{Influence, Similarity, Whitening};
+pub use influence::{Influence, Scorer, Similarity};
 pub use record::StepRecord;
+pub use whitening::Whitening;

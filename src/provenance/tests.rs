@@ -180,6 +180,96 @@ fn whitening_inverts_the_damped_gram_matrix() {
     }
 }
 
+/// `(ΦᵀΦ + λI)⁻¹ v` of one block by plain elimination.
+fn solved(rows: &[Vec<f64>], damping: f64, v: &[f64]) -> Vec<f64> {
+    let trace: f64 = rows.iter().map(|row| inner(row, row)).sum();
+    let mut table: Vec<Vec<f64>> = (0..K)
+        .map(|i| {
+            let gram = (0..K).map(|j| rows.iter().map(|row| row[i] * row[j]).sum::<f64>());
+            let mut row: Vec<f64> = gram.chain([v[i]]).collect();
+            row[i] += damping * trace / K as f64;
+            row
+        })
+        .collect();
+    for i in 0..K {
+        for r in (0..K).filter(|&r| r != i) {
+            let factor = table[r][i] / table[i][i];
+            let pivot = table[i].clone();
+            table[r].iter_mut().zip(pivot).for_each(|(it, pivot)| *it -= factor * pivot);
+        }
+    }
+    (0..K).map(|i| table[i][K] / table[i][i]).collect()
+}
+
+#[test]
+fn scores_are_their_definitions() {
+    let accumulator = accumulated(12);
+    let damping = 0.1;
+    let scorers = [
+        (Scorer::plain(&accumulator), None),
+        (Scorer::whitened(&accumulator, damping).unwrap(), Some(damping)),
+    ];
+    for seed in 0..5 {
+        let query = draws(9, seed, BLOCKS * K);
+        let wide: Vec<f64> = query.iter().copied().map(f64::from).collect();
+        for (scorer, damping) in &scorers {
+            let scores = [Similarity::Dot, Similarity::Cosine, Similarity::SelfInfluence]
+                .map(|similarity| scorer.scores(&query, similarity).unwrap());
+            let mut sums = vec![[0.0; 3]; accumulator.len()];
+            for block in 0..BLOCKS {
+                let rows: Vec<_> =
+                    accumulator.ids().iter().map(|&id| expected(12, id, block)).collect();
+                let seen = |v: &[f64]| match damping {
+                    Some(damping) => solved(&rows, *damping, v),
+                    None => v.to_vec(),
+                };
+                let query = &wide[block * K..][..K];
+                for (n, row) in rows.iter().enumerate() {
+                    let parts = [
+                        inner(row, &seen(query)),
+                        inner(row, &seen(row)),
+                        inner(query, &seen(query)),
+                    ];
+                    let got = scores.each_ref().map(|it| it.block(block).nth(n).unwrap());
+                    assert_scores(got, parts);
+                    close(scorer.self_influence()[n * BLOCKS + block], parts[1]);
+                    sums[n].iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+                }
+            }
+            for (n, parts) in sums.into_iter().enumerate() {
+                assert_scores(scores.each_ref().map(|it| it.total().nth(n).unwrap()), parts);
+            }
+        }
+    }
+}
+
+/// The three scores from the inner product, the sample's square and the query's.
+fn assert_scores(got: [f64; 3], [product, sample_sq, query_sq]: [f64; 3]) {
+    close(got[0], product);
+    close(got[1], product / (sample_sq * query_sq).sqrt());
+    close(got[2], product / sample_sq.sqrt());
+}
+
+#[test]
+fn a_sample_that_did_nothing_scores_zero() {
+    let mut accumulator = accumulated(3);
+    let idle = StepRecord { sketch: vec![0.0; 8 * BLOCKS * K], ..record(90) };
+    let idle = StepRecord { samples: (900..908).collect(), ..idle };
+    accumulator.add(&idle).unwrap();
+    let query = draws(9, 0, BLOCKS * K);
+    for scorer in [Scorer::plain(&accumulator), Scorer::whitened(&accumulator, 0.1).unwrap()] {
+        for similarity in [Similarity::Dot, Similarity::Cosine, Similarity::SelfInfluence] {
+            let scores = scorer.scores(&query, similarity).unwrap();
+            let of_idle = scores.ids().iter().zip(scores.total()).filter(|(id, _)| **id >= 900);
+            assert_eq!(of_idle.map(|(_, score)| score).collect::<Vec<_>>(), [0.0; 8]);
+            let zero = scorer.scores(&[0.0; BLOCKS * K], similarity).unwrap();
+            assert!(zero.total().all(|score| score == 0.0));
+        }
+        assert!(scorer.scores(&[0.0; 3], Similarity::Dot).is_err());
+        assert!(scorer.scores(&[f32::NAN; BLOCKS * K], Similarity::Dot).is_err());
+    }
+}
+
 #[test]
 fn answers_do_not_depend_on_the_number_of_threads() {
     let (samples, len) = (700, 300);

@@ -1,0 +1,7 @@
+//! Launches of plans on the caller's streams and buffers: what they refuse, and who may look on.
+
+mod contents;
+mod observer;
+mod refused;
+mod several;
+mod support;
