@@ -21,14 +21,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDType;
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Layout, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, Layout, Shape, Storage, Tensor};
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr, ValidAsZeroBits};
 
+use super::op::{Grads, LayerOp};
 use super::problem::Problem;
+use super::recorder::refused;
 use super::tensors::Number;
 use crate::cuda::{
     Cuda, Device, DeviceCategories, DeviceGrad, DeviceInputs, DeviceOutputs, DeviceRouted,
@@ -264,6 +267,50 @@ impl OnDevice {
             Problem::Embedding(problem, _) => {
                 cuda.record(&plan_embedding(problem, T::DTYPE, wish)?, inputs, outputs, out)
             }
+        }
+    }
+}
+
+impl LayerOp {
+    /// On a CUDA device: the gradients stay there.
+    pub fn run_on_device<T: DeviceNumber>(
+        &self,
+        device: &CudaDevice,
+        x: Option<&Tensor>,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> candle_core::Result<Grads> {
+        let mut guard = self.handle.recorder.lock();
+        let wanted = self.wanted(&guard, x, weight, bias);
+        let mut gradients = Gradients::<T>::new(device, wanted)?;
+        let mut devices = std::mem::take(&mut guard.devices);
+        let operands = Operands { x, weight, dy };
+        let call = (&self.problem, self.handle.index.unwrap_or(usize::MAX));
+        let none = super::slot::Gradients { dw: None, db: None };
+        let done = self.record(&mut guard, none, |options, out| {
+            devices.backward(device, call, options, operands, &mut gradients, out)
+        });
+        guard.devices = devices;
+        done?;
+        self.stash(&mut guard, x, dy)?;
+        Ok(gradients.tensors(device, wanted))
+    }
+
+    /// What candle computed, as a forward pass hands it over.
+    pub fn ready(&self) -> candle_core::Result<(CudaStorage, Shape)> {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(y) = ready else {
+            return Err(refused(
+                format!("a forward pass of layer {}", self.handle.path),
+                "its operands are on a CUDA device, but its weight is not",
+            )
+            .into());
+        };
+        let (storage, layout) = y.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, self.output.clone())),
+            _ => unreachable!("it was computed from tensors on a CUDA device"),
         }
     }
 }

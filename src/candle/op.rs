@@ -61,20 +61,20 @@ impl Handle {
 /// One call of a layer.
 #[derive(Debug)]
 pub(super) struct LayerOp {
-    handle: Handle,
-    problem: Problem,
-    output: Shape,
+    pub handle: Handle,
+    pub problem: Problem,
+    pub output: Shape,
     /// The step it belongs to; 0 for none.
     serial: u64,
     /// Whether its gradient has arrived.
     used: AtomicBool,
     /// On a CUDA device, what candle computed.
     #[cfg(feature = "candle-cuda")]
-    ready: std::sync::Mutex<Option<Tensor>>,
+    pub ready: std::sync::Mutex<Option<Tensor>>,
 }
 
 /// Gradients of `x`, the weight and the bias.
-type Grads = [Option<Tensor>; 3];
+pub(super) type Grads = [Option<Tensor>; 3];
 
 /// A forward operand.
 type Operand<'a> = (&'a CpuStorage, &'a Layout);
@@ -159,7 +159,7 @@ impl LayerOp {
     }
 
     /// The operands whose gradients are wanted.
-    fn wanted<'a>(
+    pub fn wanted<'a>(
         &self,
         state: &State,
         x: Option<&'a Tensor>,
@@ -172,7 +172,7 @@ impl LayerOp {
     }
 
     /// Keeps the call's tensors, if its layer is called more than once.
-    fn stash(&self, state: &mut State, x: Option<&Tensor>, dy: &Tensor) -> Result<()> {
+    pub fn stash(&self, state: &mut State, x: Option<&Tensor>, dy: &Tensor) -> Result<()> {
         let Some(index) = self.handle.index else { return Ok(()) };
         let slot = &mut state.layers[index].slot;
         if slot.calls > 1 {
@@ -181,55 +181,9 @@ impl LayerOp {
         Ok(())
     }
 
-    /// On a CUDA device: the gradients stay there.
-    #[cfg(feature = "candle-cuda")]
-    fn run_on_device<T: super::cuda::DeviceNumber>(
-        &self,
-        device: &candle_core::CudaDevice,
-        x: Option<&Tensor>,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        dy: &Tensor,
-    ) -> Result<Grads> {
-        let mut guard = self.handle.recorder.lock();
-        let wanted = self.wanted(&guard, x, weight, bias);
-        let mut gradients = super::cuda::Gradients::<T>::new(device, wanted)?;
-        let mut devices = std::mem::take(&mut guard.devices);
-        let operands = super::cuda::Operands { x, weight, dy };
-        let call = (&self.problem, self.handle.index.unwrap_or(usize::MAX));
-        let none = Gradients { dw: None, db: None };
-        let done = self.record(&mut guard, none, |options, out| {
-            devices.backward(device, call, options, operands, &mut gradients, out)
-        });
-        guard.devices = devices;
-        done?;
-        self.stash(&mut guard, x, dy)?;
-        Ok(gradients.tensors(device, wanted))
-    }
-
-    /// What candle computed, as a forward pass hands it over.
-    #[cfg(feature = "candle-cuda")]
-    fn ready(&self) -> Result<(CudaStorage, Shape)> {
-        let ready = self.ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let Some(y) = ready else {
-            return Err(refused(
-                format!("a forward pass of layer {}", self.handle.path),
-                "its operands are on a CUDA device, but its weight is not",
-            )
-            .into());
-        };
-        let (storage, layout) = y.storage_and_layout();
-        match &*storage {
-            candle_core::Storage::Cuda(storage) => {
-                Ok((storage.try_clone(layout)?, self.output.clone()))
-            }
-            _ => unreachable!("it was computed from tensors on a CUDA device"),
-        }
-    }
-
     /// The backward pass, by `run`, into the recorder; that of a layer that is not registered leaves
     /// nothing there.
-    fn record<T: Number, E: From<Error>>(
+    pub fn record<T: Number, E: From<Error>>(
         &self,
         state: &mut State,
         gradients: Gradients<T>,
