@@ -24,8 +24,11 @@ const CHUNK: usize = 1 << 13;
 /// ```
 ///
 /// # Errors
-/// For a tensor that is not on the CPU or not in `f32`, `f16` or `bf16`.
+/// For a tensor that is not in `f32`, `f16` or `bf16`.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return x.silu();
+    }
     x.contiguous()?.apply_op1(Silu)
 }
 
@@ -37,6 +40,9 @@ pub fn upsample_nearest(x: &Tensor, factor: usize) -> Result<Tensor> {
     if factor == 0 || x.rank() != 4 {
         let given = format!("{factor}, {:?}", x.dims());
         return Err(Error::argument("factor", "at least 1, and x [N, C, H, W]", given).into());
+    }
+    if !x.device().is_cpu() {
+        return x.upsample_nearest2d(x.dim(2)? * factor, x.dim(3)? * factor);
     }
     x.contiguous()?.apply_op1(Upsample { factor })
 }

@@ -5,6 +5,10 @@
 //! [`Parameters`]; then, every step, the batch is announced, and the record collected. Without a
 //! policy everything trains everything, and each layer is a block of its own.
 //!
+//! With the feature `candle-cuda`, layers of given tensors (`from_tensors`) may live on a CUDA device:
+//! they run forward through candle, backward through [`crate::cuda`] on candle's stream. [`AdamW`] and
+//! [`Ema`] stay on the CPU.
+//!
 //! A sample is the first dimension of every activation. A layer may be called several times in a
 //! step: its gradients are added per sample before they are measured. Refused by name are a
 //! backward pass outside a step or repeated in one, parameters shared between layers, batches of
@@ -59,6 +63,10 @@ mod adamw;
 mod batch;
 mod conv2d;
 mod coverage;
+#[cfg(feature = "candle-cuda")]
+mod cuda;
+#[cfg(any(test, feature = "candle-cuda"))]
+mod cuda_forward;
 mod elementwise;
 mod ema;
 mod embedding;

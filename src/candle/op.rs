@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "candle-cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType,
@@ -42,24 +44,37 @@ impl Handle {
         }
         let serial = if matches!(state.phase, Phase::Idle) { 0 } else { state.serial };
         let (handle, used) = (self.clone(), AtomicBool::new(false));
-        Ok(LayerOp { handle, problem, output, serial, used })
+        #[cfg(feature = "candle-cuda")]
+        let ready = std::sync::Mutex::default();
+        Ok(LayerOp {
+            handle,
+            problem,
+            output,
+            serial,
+            used,
+            #[cfg(feature = "candle-cuda")]
+            ready,
+        })
     }
 }
 
 /// One call of a layer.
 #[derive(Debug)]
 pub(super) struct LayerOp {
-    handle: Handle,
-    problem: Problem,
-    output: Shape,
+    pub handle: Handle,
+    pub problem: Problem,
+    pub output: Shape,
     /// The step it belongs to; 0 for none.
     serial: u64,
     /// Whether its gradient has arrived.
     used: AtomicBool,
+    /// On a CUDA device, what candle computed.
+    #[cfg(feature = "candle-cuda")]
+    pub ready: std::sync::Mutex<Option<Tensor>>,
 }
 
 /// Gradients of `x`, the weight and the bias.
-type Grads = [Option<Tensor>; 3];
+pub(super) type Grads = [Option<Tensor>; 3];
 
 /// A forward operand.
 type Operand<'a> = (&'a CpuStorage, &'a Layout);
@@ -94,6 +109,12 @@ impl LayerOp {
         dy: &Tensor,
     ) -> Result<Grads> {
         let dy = dy.contiguous()?;
+        #[cfg(feature = "candle-cuda")]
+        if let Some(device) = super::cuda::device_of(&dy) {
+            return by_dtype!(dy.dtype(), T => {
+                self.run_on_device::<T>(&device, x, weight, bias, &dy)
+            });
+        }
         by_dtype!(dy.dtype(), T => self.run::<T>(x, weight, bias, &dy))
     }
 
@@ -105,11 +126,9 @@ impl LayerOp {
         dy: &Tensor,
     ) -> Result<Grads> {
         let mut guard = self.handle.recorder.lock();
-        let trains = self.handle.index.is_some() && !matches!(guard.phase, Phase::Probe(_));
         let zeros = |tensor: &Tensor| vec![T::from_f32(0.0); tensor.elem_count()];
-        let mut dx = x.filter(|x| x.track_op()).map(zeros);
-        let mut dw = Some(weight).filter(|w| trains && w.track_op()).map(zeros);
-        let mut db = bias.filter(|b| trains && b.track_op()).map(zeros);
+        let wanted = self.wanted(&guard, x, weight, bias);
+        let [mut dx, mut dw, mut db] = wanted.map(|tensor| tensor.map(zeros));
         {
             let xs = x.map(|x| x.storage_and_layout());
             let (ws, wl) = weight.storage_and_layout();
@@ -121,25 +140,15 @@ impl LayerOp {
             let slices =
                 Slices { x, dy: slice::<T>(&dys, dyl)?, weight: Some(slice::<T>(&ws, wl)?) };
             let gradients = Gradients { dw: dw.as_deref_mut(), db: db.as_deref_mut() };
-            match self.handle.index {
-                None => self.problem.backward(
-                    &mut guard.backend,
-                    &Options::default(),
-                    slices,
-                    dx.as_deref_mut(),
-                    LayerOutputs::default(),
-                )?,
-                Some(index) => {
-                    self.record(&mut guard, index, slices, dx.as_deref_mut(), gradients)?;
-                }
-            }
+            let mut backend = std::mem::take(&mut guard.backend);
+            let done = self.record(&mut guard, gradients, |options, out| {
+                let dx = dx.as_deref_mut();
+                self.problem.backward(&mut backend, options, slices, dx, out)
+            });
+            guard.backend = backend;
+            done?;
         }
-        if let Some(index) = self.handle.index {
-            let slot = &mut guard.layers[index].slot;
-            if slot.calls > 1 {
-                slot.stash(&self.problem, x.unwrap_or(dy), dy);
-            }
-        }
+        self.stash(&mut guard, x, dy)?;
         let tensor = |values: Option<Vec<T>>, like: Option<&Tensor>| {
             values
                 .zip(like)
@@ -149,17 +158,42 @@ impl LayerOp {
         Ok([tensor(dx, x)?, tensor(dw, Some(weight))?, tensor(db, bias)?])
     }
 
-    /// The backward pass of a registered layer, into the recorder.
-    fn record<T: Number>(
+    /// The operands whose gradients are wanted.
+    pub fn wanted<'a>(
+        &self,
+        state: &State,
+        x: Option<&'a Tensor>,
+        weight: &'a Tensor,
+        bias: Option<&'a Tensor>,
+    ) -> [Option<&'a Tensor>; 3] {
+        let trains = self.handle.index.is_some() && !matches!(state.phase, Phase::Probe(_));
+        let parameter = |tensor: &&Tensor| trains && tensor.track_op();
+        [x.filter(|x| x.track_op()), Some(weight).filter(parameter), bias.filter(parameter)]
+    }
+
+    /// Keeps the call's tensors, if its layer is called more than once.
+    pub fn stash(&self, state: &mut State, x: Option<&Tensor>, dy: &Tensor) -> Result<()> {
+        let Some(index) = self.handle.index else { return Ok(()) };
+        let slot = &mut state.layers[index].slot;
+        if slot.calls > 1 {
+            slot.stash(&self.problem, x.unwrap_or(dy), dy)?;
+        }
+        Ok(())
+    }
+
+    /// The backward pass, by `run`, into the recorder; that of a layer that is not registered leaves
+    /// nothing there.
+    pub fn record<T: Number, E: From<Error>>(
         &self,
         state: &mut State,
-        index: usize,
-        slices: Slices<T>,
-        dx: Option<&mut [T]>,
         gradients: Gradients<T>,
-    ) -> crate::Result<()> {
+        run: impl FnOnce(&Options, LayerOutputs<T>) -> crate::Result<(), E>,
+    ) -> crate::Result<(), E> {
+        let Some(index) = self.handle.index else {
+            return run(&Options::default(), LayerOutputs::default());
+        };
         self.check(state, index)?;
-        let State { backend, layers, governance, phase, .. } = state;
+        let State { layers, governance, phase, .. } = state;
         let layer = &mut layers[index];
         let (batch, probes) = match phase {
             Phase::Step(batch) => (batch, false),
@@ -184,7 +218,7 @@ impl LayerOp {
         let regions = routing.map_or(1, |routing| routing.regions().len());
         let length = layer.sketch.map(|sketch| sketch.len());
         let out = layer.slot.outputs(&self.problem, gradients, regions, length);
-        self.problem.backward(backend, &options, slices, dx, out)?;
+        run(&options, out)?;
         layer.slot.add();
         Ok(())
     }
@@ -223,6 +257,11 @@ pub(super) fn apply(
     weight: &Tensor,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
+    #[cfg(feature = "candle-cuda")]
+    if weight.device().is_cuda() {
+        let y = op.problem.forward_tensors(x, weight, bias)?.contiguous()?;
+        *op.ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(y);
+    }
     match (x, bias) {
         (None, _) => weight.apply_op1(op),
         (Some(x), None) => x.apply_op2(weight, op),
@@ -237,6 +276,11 @@ impl CustomOp1 for LayerOp {
 
     fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         self.forward(None, (weight, layout), None)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.ready()
     }
 
     fn bwd(&self, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -258,6 +302,17 @@ impl CustomOp2 for LayerOp {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward(Some((x, x_layout)), (weight, weight_layout), None)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.ready()
     }
 
     fn bwd(
@@ -287,6 +342,19 @@ impl CustomOp3 for LayerOp {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward(Some((x, x_layout)), (weight, weight_layout), Some((bias, bias_layout)))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.ready()
     }
 
     fn bwd(

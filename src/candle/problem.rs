@@ -48,6 +48,19 @@ impl Problem {
         }
     }
 
+    /// Which rows belong to which sample; of a convolution, its output positions.
+    #[cfg(feature = "candle-cuda")]
+    pub fn rows(&self) -> Result<Rows> {
+        match self {
+            Self::Linear(problem) => Ok(problem.rows().clone()),
+            Self::Conv2d(problem) => {
+                Rows::uniform(problem.spec().samples, problem.out_size().iter().product())
+            }
+            Self::Norm(problem) => Ok(problem.rows().clone()),
+            Self::Embedding(problem, _) => Ok(problem.rows().clone()),
+        }
+    }
+
     pub fn forward<T: Element>(
         &self,
         cpu: &mut Cpu,

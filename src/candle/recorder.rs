@@ -53,6 +53,8 @@ pub struct ProbeRecord {
 #[derive(Debug)]
 pub(super) struct State {
     pub backend: Cpu,
+    #[cfg(feature = "candle-cuda")]
+    pub devices: super::cuda::Devices,
     /// What is recorded; none routes only.
     pub sketch: Option<(SketchKind, u32)>,
     pub layers: Vec<Layer>,
@@ -105,6 +107,8 @@ impl Recorder {
     fn with(sketch: Option<(SketchKind, u32)>) -> Self {
         Self(Arc::new(Mutex::new(State {
             backend: Cpu::new(),
+            #[cfg(feature = "candle-cuda")]
+            devices: super::cuda::Devices::default(),
             sketch,
             layers: Vec::new(),
             governance: None,

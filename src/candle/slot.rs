@@ -1,6 +1,6 @@
 //! What one layer leaves behind in one step.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::problem::{Problem, Slices};
 use super::tensors::{Number, by_dtype, slice};
@@ -93,8 +93,11 @@ impl Slot {
     }
 
     /// Keeps one of several calls until all have arrived.
-    pub fn stash(&mut self, problem: &Problem, x: &Tensor, dy: &Tensor) {
-        self.stash.push((problem.clone(), x.detach(), dy.detach()));
+    pub fn stash(&mut self, problem: &Problem, x: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
+        // They are measured on the CPU, one sample after the other.
+        let kept = |tensor: &Tensor| tensor.detach().to_device(&Device::Cpu);
+        self.stash.push((problem.clone(), kept(x)?, kept(dy)?));
+        Ok(())
     }
 
     /// Squared norm of sample `n`, bias included.

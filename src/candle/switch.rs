@@ -56,6 +56,10 @@ impl Recorder {
     /// when there are no switches for this pass.
     pub fn switch(&self, h: &Tensor, path: &str) -> Result<Tensor> {
         let Some(op) = self.switch_op(h, path)? else { return Ok(h.clone()) };
+        #[cfg(feature = "candle-cuda")]
+        if !h.device().is_cpu() {
+            return op.apply_tensors(h);
+        }
         h.contiguous()?.apply_op1(op)
     }
 
@@ -133,6 +137,20 @@ impl SwitchOp {
     }
 }
 
+#[cfg(any(test, feature = "candle-cuda"))]
+impl SwitchOp {
+    /// The same by candle's own operations, on whatever device; a factor of 0 selects here too.
+    fn apply_tensors(&self, h: &Tensor) -> Result<Tensor> {
+        let (samples, width, inner) = (self.samples, self.width, self.inner.max(1));
+        let rows = h.elem_count() / (samples * width * inner).max(1);
+        let split = h.reshape((samples, rows, width, inner))?;
+        let factors = Tensor::from_slice(&self.factors, (samples, 1, width, 1), h.device())?;
+        let on = factors.ne(0_f32)?.broadcast_as(split.shape())?;
+        let scaled = split.broadcast_mul(&factors.to_dtype(h.dtype())?)?;
+        on.where_cond(&scaled, &split.zeros_like()?)?.reshape(h.shape())
+    }
+}
+
 impl CustomOp1 for SwitchOp {
     fn name(&self) -> &'static str {
         "region-switch"
@@ -149,5 +167,32 @@ impl CustomOp1 for SwitchOp {
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let again = Self { factors: self.factors.clone(), ..*self };
         dy.contiguous()?.apply_op1_no_bwd(&again).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn both_ways_of_switching_agree() {
+        let (samples, width, inner) = (2, 3, 4);
+        let op =
+            || SwitchOp { factors: vec![1.0, 0.0, 0.5, 0.0, 1.0, -2.0], samples, width, inner };
+        let mut values: Vec<f32> = (0..48).map(|at| at as f32 - 20.0).collect();
+        // Of the first sample's second feature, which is off.
+        values[5] = f32::NAN;
+        let h = Var::from_vec(values, (2, 2, 3, 4), &Device::Cpu).unwrap();
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let both = [h.apply_op1(op()).unwrap(), op().apply_tensors(&h).unwrap()];
+        assert_eq!(flat(&both[0]), flat(&both[1]));
+        assert!(flat(&both[0])[5] == 0.0 && flat(&both[0])[8] == -6.0);
+        let slopes = both.map(|y| {
+            let gradients = y.sum_all().unwrap().backward().unwrap();
+            flat(gradients.get(&h).unwrap())
+        });
+        assert_eq!(slopes[0], slopes[1]);
     }
 }

@@ -63,11 +63,16 @@ pub(super) fn cpu_slice<'a, T: Number>(
     Ok(&values[start..end])
 }
 
-/// Checks that a tensor lies on the CPU in a format the ops take.
+/// Checks that a tensor lies where the ops run, in a format they take.
 pub(super) fn check_operand(argument: &str, tensor: &Tensor) -> Result<()> {
-    if !tensor.device().is_cpu() {
-        let given = format!("{:?}", tensor.device().location());
-        return Err(Error::argument(argument, "a tensor on the CPU", given));
+    let device = tensor.device();
+    let here = device.is_cpu() || cfg!(feature = "candle-cuda") && device.is_cuda();
+    if !here {
+        let expected = match cfg!(feature = "candle-cuda") {
+            true => "a tensor on the CPU or a CUDA device",
+            false => "a tensor on the CPU; the feature `candle-cuda` allows others",
+        };
+        return Err(Error::argument(argument, expected, format!("{:?}", device.location())));
     }
     match tensor.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => Ok(()),

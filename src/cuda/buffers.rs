@@ -135,9 +135,19 @@ impl Pointers {
     }
 }
 
+/// A buffer's name, and what goes before it.
+#[derive(Clone, Copy)]
+struct Name<'a>(&'a str, &'static str);
+
+impl From<Name<'_>> for String {
+    fn from(Name(prefix, name): Name) -> Self {
+        format!("{prefix}{name}")
+    }
+}
+
 /// Bytes that a call reads or writes.
-struct Range {
-    name: String,
+struct Range<'a> {
+    name: Name<'a>,
     begin: u64,
     end: u64,
     written: bool,
@@ -158,36 +168,35 @@ pub(super) fn check_addresses<const LAYERS: usize>(
             }
             let range = (address, elements.saturating_mul(size), size);
             let needed = presence == Presence::Needed;
-            let name = || format!("{prefix}{name}");
-            ranges.extend(checked(name, range, needed, place >= OUTPUTS)?);
+            ranges.extend(checked(Name(prefix, name), range, needed, place >= OUTPUTS)?);
         }
     }
     let (address, bytes) = workspace;
     if bytes > 0 {
         let range = (address, bytes, WORKSPACE_ALIGNMENT);
-        ranges.extend(checked(|| "workspace".into(), range, true, true)?);
+        ranges.extend(checked(Name("", "workspace"), range, true, true)?);
     }
     check_overlaps(&ranges)
 }
 
 /// A buffer of so many bytes and such an alignment, if it is there.
 fn checked(
-    name: impl Fn() -> String,
+    name: Name<'_>,
     (begin, bytes, alignment): (u64, u64, u64),
     needed: bool,
     written: bool,
-) -> Result<Option<Range>> {
+) -> Result<Option<Range<'_>>> {
     if begin == 0 {
         if needed {
-            return Err(Error::argument(name(), "a buffer, since the plan needs it", "none"));
+            return Err(Error::argument(name, "a buffer, since the plan needs it", "none"));
         }
         return Ok(None);
     }
     if !begin.is_multiple_of(alignment) {
         let expected = format!("an address that is a multiple of {alignment} bytes");
-        return Err(Error::argument(name(), expected, format!("{begin:#x}")));
+        return Err(Error::argument(name, expected, format!("{begin:#x}")));
     }
-    Ok(Some(Range { name: name(), begin, end: begin.saturating_add(bytes), written }))
+    Ok(Some(Range { name, begin, end: begin.saturating_add(bytes), written }))
 }
 
 fn check_overlaps(ranges: &[Range]) -> Result<()> {
@@ -196,8 +205,8 @@ fn check_overlaps(ranges: &[Range]) -> Result<()> {
             let apart = one.end <= other.begin || other.end <= one.begin;
             if !apart && (one.written || other.written) {
                 let (output, other) = if one.written { (one, other) } else { (other, one) };
-                let given = format!("one that overlaps `{}`", other.name);
-                return Err(Error::argument(&*output.name, "memory of its own", given));
+                let given = format!("one that overlaps `{}`", String::from(other.name));
+                return Err(Error::argument(output.name, "memory of its own", given));
             }
         }
     }

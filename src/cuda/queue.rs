@@ -59,8 +59,8 @@ pub trait Plan: Queue + fmt::Display {
     /// allocated on the device, no stream is made and nothing is waited for.
     ///
     /// Views wait for each other and are kept as everywhere in `cudarc`. A graph can capture it where
-    /// cudarc's event tracking is off (`CudaContext::disable_event_tracking`), as all of cudarc; what a
-    /// graph holds must outlive it.
+    /// cudarc's event tracking is off (`CudaContext::disable_event_tracking`), as all of cudarc, and where
+    /// a launch before has loaded the kernels; what a graph holds must outlive it.
     ///
     /// Whatever the buffers hold, no kernel reads or writes beside them. A token that is not in the
     /// vocabulary has no gradient; a gate that is not finite makes gradients that are not.

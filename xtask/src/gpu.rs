@@ -126,7 +126,8 @@ fn suitable(said: &str) -> Result<Gpu, Missing> {
 /// Everything that runs on the device: the tests, the tests under each of compute-sanitizer's tools, and the
 /// benches, each where it is there.
 fn checks() -> Vec<Check> {
-    let tests = [&["--test", "cuda_probe"][..], &["--test", "ops", "--", "cuda_"]];
+    let tests =
+        [&["--test", "cuda_probe"][..], &["--test", "cuda_run"], &["--test", "ops", "--", "cuda_"]];
     let mut checks: Vec<Check> = tests.iter().map(|arguments| test(arguments, None)).collect();
     if starts("compute-sanitizer") {
         for tool in ["memcheck", "racecheck", "synccheck", "initcheck"] {

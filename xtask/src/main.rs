@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask <command>`.
 
+mod candle_cuda;
 mod candle_kernels;
 mod cudarc;
 mod data;
@@ -24,6 +25,8 @@ enum Task {
     /// Fetch the sources of candle's CUDA kernels into .tools/ and compile them to PTX, for
     /// softcuda's tests.
     CandleKernels,
+    /// Compile the candle adapter's CUDA path, without a CUDA toolkit.
+    CandleCuda,
     /// Run the driver-level unit tests of cudarc, as published, on softcuda.
     Cudarc {
         /// Those that measure time, too: they need an idle machine, and pass by chance.
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::run(),
         Task::Kernels => kernels::build(),
         Task::CandleKernels => candle_kernels::compile(),
+        Task::CandleCuda => candle_cuda::run(),
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),
         Task::Gpu => gpu::run(),

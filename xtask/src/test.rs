@@ -26,7 +26,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "documentation",
-        arguments: &["doc", "--release", "--workspace", "--no-deps", "--all-features"],
+        // `candle-cuda` would need a CUDA toolkit.
+        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle"],
         variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
     Step {
@@ -43,6 +44,7 @@ const STEPS: &[Step] = &[
         // As above.
         variables: &[("NVCC", "off")],
     },
+    step("candle on CUDA", &["xtask", "candle-cuda"]),
     step("tests", &["test", "--release", "--workspace"]),
     // The shipped kernels through the driver's own calls, executed by softcuda.
     Step {
@@ -55,6 +57,13 @@ const STEPS: &[Step] = &[
         name: "ops on device",
         arguments: &["softcuda", "test", "--release", "--test", "ops", "--", "cuda_"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1")],
+    },
+    // The plans on the caller's own streams and buffers. Launches return before they are done, as on
+    // hardware, so that what is freed too early is found.
+    Step {
+        name: "runs on device",
+        arguments: &["softcuda", "test", "--release", "--test", "cuda_run"],
+        variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("CUDA_LAUNCH_BLOCKING", "0")],
     },
     // What they cost, against the committed table.
     Step {
