@@ -29,6 +29,7 @@
 //! ```
 
 mod accumulator;
+mod attenuation;
 mod duplicates;
 mod groups;
 mod influence;
@@ -39,6 +40,10 @@ mod record;
 mod tests;
 
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
+pub use attenuation::{
+    Attenuation, BlockEffect, Change, Covariance, Dial, Edit, Measured, OutputChange, Overlap,
+    Predicted, Projection, Question, RegionEffect, RowFade,
+};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
 pub use influence::{Influence, Similarity, Whitening};
