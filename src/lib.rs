@@ -6,13 +6,15 @@
 //! which itself is never kept.
 //!
 //! Data flows one way: [`routing`] (policy to mask table and category ids) → [`ops`]
-//! (gradients to the optimizer, records to the ledger) → [`provenance`] (queries).
+//! (gradients to the optimizer, records to the ledger) → [`provenance`] (queries). The
+//! [`guard`] watches the same records and closes gates.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod cpu;
 mod error;
+pub mod guard;
 pub mod ops;
 pub mod problem;
 pub mod projection;

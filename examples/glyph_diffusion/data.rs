@@ -10,6 +10,7 @@ use rand::RngExt;
 use serde::Deserialize;
 
 use crate::diffusion::{Purpose, stream};
+use crate::options::Plant;
 
 /// Pixels along a glyph's side.
 pub const SIDE: usize = 16;
@@ -18,10 +19,19 @@ pub const CHARACTERS: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 /// The group whose rights are tracked.
 pub const OWNED: &str = "script";
 /// Glyphs that appear several times among the samples, as `(group, character)` of the group's
-/// first typeface, and how many copies are added.
+/// first typeface, and how many copies are added: [`Plant::Few`].
 const PLANTED: [(&str, char); 6] =
     [("serif", 'R'), ("sans", 'g'), ("display", '8'), ("mono", 'Q'), ("slab", 'a'), (OWNED, 'k')];
 const COPIES: u64 = 7;
+/// How often the glyphs of [`Plant::Study`] appear in all, again and again.
+const TIMES: [u64; 10] = [2, 3, 4, 5, 6, 8, 10, 12, 16, 20];
+/// Glyphs of [`Plant::Study`]; of the second half every second copy is shifted.
+const STUDIED: usize = 20;
+/// Of so many typefaces [`Plant::Study`] keeps the first, so that a short run goes through its
+/// data often.
+const KEPT: usize = 3;
+/// Where shifted copies go, in turn: right and down, in pixels.
+const SHIFTS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Copies' ids start here, so that they are told from first instances at a glance.
 const COPY_IDS: u64 = 100_000;
 
@@ -54,9 +64,17 @@ pub struct Sample {
     pub id: u64,
     pub typeface: usize,
     pub character: usize,
+    /// Right and down, in pixels; other than 0 for shifted copies only.
+    pub shift: (isize, isize),
 }
 
 impl Sample {
+    /// A glyph of the sheet, as it stands there.
+    pub fn glyph(typeface: usize, character: usize) -> Self {
+        let id = (typeface * CHARACTERS.len() + character) as u64;
+        Self { id, typeface, character, shift: (0, 0) }
+    }
+
     /// Whether the sample is a planted copy.
     pub fn is_copy(&self) -> bool {
         self.id >= COPY_IDS
@@ -74,8 +92,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// The sheet the program was built with.
-    pub fn load() -> Result<Self> {
+    /// The sheet the program was built with, and the copies that are asked for.
+    pub fn load(plant: Plant) -> Result<Self> {
         const SHEET: &[u8] =
             include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/glyphs.png"));
         const LIST: &str =
@@ -100,14 +118,17 @@ impl Dataset {
                     let (x, y) = at(k);
                     f32::from(pixel(x, y)) / 127.5 - 1.0
                 }));
-                samples.push(Sample {
-                    id: (typeface * columns + character) as u64,
-                    typeface,
-                    character,
-                });
+                samples.push(Sample::glyph(typeface, character));
             }
         }
-        samples.extend(planted(&typefaces)?);
+        match plant {
+            Plant::None => {}
+            Plant::Few => samples.extend(few(&typefaces)?),
+            Plant::Study => {
+                samples.retain(|sample| sample.typeface % KEPT == 0);
+                samples.extend(study(typefaces.len().div_ceil(KEPT)));
+            }
+        }
         Ok(Self { typefaces, samples, pixels })
     }
 
@@ -134,15 +155,28 @@ impl Dataset {
         self.samples.iter().find(|sample| sample.id == id)
     }
 
-    /// Pixels of a sample, `[SIDE²]`.
-    pub fn image(&self, sample: &Sample) -> &[f32] {
+    /// Pixels of a sample, `[SIDE²]`; what a shift moves in is paper.
+    pub fn image(&self, sample: &Sample) -> Vec<f32> {
         let at = (sample.typeface * CHARACTERS.len() + sample.character) * SIDE * SIDE;
-        &self.pixels[at..][..SIDE * SIDE]
+        let glyph = &self.pixels[at..][..SIDE * SIDE];
+        let inside = |at: usize, by: isize| at.checked_add_signed(-by).filter(|&from| from < SIDE);
+        let pixel = |k: usize| {
+            let from = (inside(k % SIDE, sample.shift.0), inside(k / SIDE, sample.shift.1));
+            let (Some(x), Some(y)) = from else { return -1.0 };
+            glyph[y * SIDE + x]
+        };
+        (0..SIDE * SIDE).map(pixel).collect()
     }
 
     /// Pixels of several samples, one after the other.
     pub fn images(&self, samples: &[Sample]) -> Vec<f32> {
-        samples.iter().flat_map(|sample| self.image(sample)).copied().collect()
+        samples.iter().flat_map(|sample| self.image(sample)).collect()
+    }
+
+    /// How often a sample's glyph is in the data, shifted copies included.
+    pub fn times(&self, sample: &Sample) -> usize {
+        let same = |it: &&Sample| it.id % COPY_IDS == sample.id % COPY_IDS;
+        self.samples.iter().filter(same).count()
     }
 
     /// Whether the sample belongs to the rights-tracked group.
@@ -151,18 +185,35 @@ impl Dataset {
     }
 }
 
-fn planted(typefaces: &[Typeface]) -> Result<Vec<Sample>> {
+/// A copy of a glyph, with an id of its own.
+fn copy(of: Sample, copy: u64, shift: (isize, isize)) -> Sample {
+    Sample { id: COPY_IDS * copy + of.id, shift, ..of }
+}
+
+/// Spread evenly over the kept typefaces and the characters.
+fn study(kept: usize) -> Vec<Sample> {
+    (0..STUDIED)
+        .flat_map(|k| {
+            let typeface = KEPT * ((2 * k + k / TIMES.len()) % kept);
+            let first = Sample::glyph(typeface, (k * 37 + 11) % CHARACTERS.len());
+            (1..TIMES[k % TIMES.len()]).map(move |n| {
+                // The second half is planted as often as the first, and shifted.
+                let shifted = k >= TIMES.len() && n % 2 == 1;
+                let shift = SHIFTS[(k + n as usize / 2) % SHIFTS.len()];
+                copy(first, n, if shifted { shift } else { (0, 0) })
+            })
+        })
+        .collect()
+}
+
+fn few(typefaces: &[Typeface]) -> Result<Vec<Sample>> {
     let mut copies = Vec::new();
     for (group, character) in PLANTED {
         let typeface = (typefaces.iter().position(|face| face.group == group))
             .with_context(|| format!("data/typefaces.toml: no typeface of group {group}"))?;
         let character = CHARACTERS.find(character).context("a character of the sheet")?;
-        let first = (typeface * CHARACTERS.len() + character) as u64;
-        copies.extend((1..=COPIES).map(|copy| Sample {
-            id: COPY_IDS * copy + first,
-            typeface,
-            character,
-        }));
+        let first = Sample::glyph(typeface, character);
+        copies.extend((1..=COPIES).map(|n| copy(first, n, (0, 0))));
     }
     Ok(copies)
 }

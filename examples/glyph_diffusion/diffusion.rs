@@ -37,6 +37,7 @@ pub enum Purpose {
     Evaluation,
     Sampling,
     Probe,
+    Matched,
 }
 
 /// `count` images of standard normal noise.

@@ -9,7 +9,10 @@
 mod data;
 mod diffusion;
 mod evaluate;
+mod extraction;
 mod governed;
+mod guarded;
+mod matched;
 mod model;
 mod options;
 mod outcome;
@@ -28,7 +31,7 @@ use clap::Parser;
 use crate::data::Dataset;
 use crate::governed::Governed;
 use crate::options::{Cli, RunOptions};
-use crate::outcome::{Outcome, write_json};
+use crate::outcome::{Outcome, Study, write_json};
 use crate::report::Report;
 use crate::train::Trainer;
 
@@ -37,6 +40,7 @@ const OPTIONS: &str = "run.json";
 const LEDGER: &str = "ledger";
 const RESULT: &str = "result.json";
 const REPORT: &str = "report.html";
+const STUDY: &str = "study.json";
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
@@ -49,7 +53,7 @@ fn main() -> Result<()> {
             std::process::exit(130);
         }
     })?;
-    let data = Dataset::load()?;
+    let data = Dataset::load(options.plant)?;
     let model = Governed::new(options.policy, &data, options.seed)?;
     let ledger = cli.out.join(LEDGER);
     // A run killed before its ledger's first commit begins anew.
@@ -115,6 +119,15 @@ fn conclude(
         ledger_head: trainer.ledger_head().to_owned(),
         losses: evaluate::losses(model, data, options.questions())?,
     };
+    if let Some(scores) = trainer.watch().study() {
+        println!("drawing planted glyphs, comparing gradients …");
+        let study = Study {
+            scores,
+            drawn: extraction::draw(model, data, options.drawing_steps())?,
+            matched: matched::compare(model, data)?,
+        };
+        write_json(&out.join(STUDY), &study)?;
+    }
     if !options.no_report {
         println!("drawing …");
         let report = Report {

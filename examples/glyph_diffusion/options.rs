@@ -15,7 +15,7 @@ pub struct Cli {
     #[arg(long, default_value = "runs/glyph_diffusion")]
     pub out: PathBuf,
     /// Continue the run in --out, with the options it was started with.
-    #[arg(long, conflicts_with_all = ["policy", "without_owned", "seed", "steps", "batch", "quick", "questions", "commit_every", "no_report"])]
+    #[arg(long, conflicts_with_all = ["policy", "without_owned", "plant", "guard", "seed", "steps", "batch", "quick", "questions", "commit_every", "no_report"])]
     pub resume: bool,
     /// Delete the run in --out, if there is one, and begin anew.
     #[arg(long, conflicts_with = "resume")]
@@ -32,6 +32,12 @@ pub struct RunOptions {
     /// Train without the rights-tracked group: what attenuation is measured against.
     #[arg(long)]
     pub without_owned: bool,
+    /// Which glyphs are planted several times.
+    #[arg(long, value_enum, default_value = "few")]
+    pub plant: Plant,
+    /// Let the memorization guard close the gates of what is seen too often.
+    #[arg(long)]
+    pub guard: bool,
     /// Seed of weights, batches and noise.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -53,6 +59,18 @@ pub struct RunOptions {
     /// Stop after result.json: no pictures, no queries.
     #[arg(long)]
     pub no_report: bool,
+}
+
+/// Which glyphs are given to the training several times, under ids of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plant {
+    /// None.
+    None,
+    /// Six, eight times each.
+    Few,
+    /// Twenty, from twice to twenty times, half of them partly shifted by a pixel.
+    Study,
 }
 
 /// Which of the shipped policies governs the run.

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::evaluate::Losses;
+use crate::extraction::Drawn;
+use crate::guarded::Scores;
+use crate::matched::Matched;
 use crate::options::RunOptions;
 
 /// A finished run.
@@ -27,6 +30,17 @@ pub struct Outcome {
     /// Its last commit's hash.
     pub ledger_head: String,
     pub losses: Losses,
+}
+
+/// `study.json`: how planted glyphs fared.
+#[derive(Debug, Serialize)]
+pub struct Study<'a> {
+    /// Every sample's at several times of the run.
+    pub scores: &'a [Scores],
+    /// What drawing glyphs again gave.
+    pub drawn: Vec<Drawn>,
+    /// Gradients under common random numbers, after training.
+    pub matched: Vec<Matched>,
 }
 
 /// Writes a file whole or not at all: who finds it finds all of it.

@@ -17,7 +17,7 @@ pub fn query(model: &Governed, image: &[f32], wish: Wish) -> Result<Vec<f32>> {
     let mut rng = stream(0, Purpose::Probe, 0);
     let levels = stratified_levels(&mut rng, DRAWS);
     let noise = noise(&mut rng, DRAWS);
-    let sample = Sample { id: 0, typeface: wish.typeface, character: wish.character };
+    let sample = Sample::glyph(wish.typeface, wish.character);
     let conditions = Conditions::of(&[sample; DRAWS]);
     let x = noised(&image.repeat(DRAWS), &noise, &levels, &Device::Cpu)?;
     let target = Tensor::from_vec(noise, (DRAWS, 1, SIDE, SIDE), &Device::Cpu)?;

@@ -9,6 +9,8 @@ use crate::governed::{Dial, Governed};
 
 /// Weight of classifier-free guidance (Ho & Salimans 2022): 1 is none.
 const GUIDANCE: f64 = 1.6;
+/// More than there are wishes: each draw of each wish has a stream of its own.
+const DRAWS: u64 = 1 << 32;
 /// Glyphs drawn at a time.
 const CHUNK: usize = 64;
 
@@ -30,6 +32,8 @@ pub fn spell(typeface: usize, text: &str) -> impl Iterator<Item = Wish> + '_ {
 pub struct Drawing {
     /// DDIM steps.
     pub steps: usize,
+    /// Which of a wish's noises to start from.
+    pub draw: u64,
     /// Where the region's dial stands; the style embedding is faded with it.
     pub dial: Dial,
 }
@@ -74,6 +78,7 @@ fn draw_chunk(
     let start: Vec<f32> = (wishes.iter())
         .flat_map(|wish| {
             let index = (wish.typeface * CHARACTERS.len() + wish.character) as u64;
+            let index = index + drawing.draw * DRAWS;
             noise(&mut stream(0, Purpose::Sampling, index), 1)
         })
         .collect();

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{CHARACTERS, Conditions, Dataset, Order, SIDE, Sample};
 use crate::diffusion::{LEVELS, Purpose, noise, noised, stratified_levels, stream};
 use crate::governed::{Governed, SKETCH, SKETCH_SEED};
+use crate::guarded::Watch;
 use crate::options::RunOptions;
 
 const LEARNING_RATE: f64 = 3e-3;
@@ -41,6 +42,7 @@ const WEIGHTS: &str = "weights.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
+const GUARD: &str = "guard.json";
 
 /// A run being trained.
 pub struct Trainer<'a> {
@@ -51,6 +53,7 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     average: Ema,
     ledger: Ledger,
+    watch: Watch,
     progress: Progress,
 }
 
@@ -92,14 +95,15 @@ impl<'a> Trainer<'a> {
         options: &'a RunOptions,
         data: &'a Dataset,
         model: &'a Governed,
-        ledger: &Path,
+        path: &Path,
     ) -> Result<Self> {
-        let ledger = Ledger::resume(ledger)?;
+        let ledger = Ledger::resume(path)?;
         let hash = model.policy().hash().to_string();
         if ledger.info().policy_hash != hash {
             bail!("the run was governed by policy {}, not {hash}", ledger.info().policy_hash);
         }
         let mut trainer = Self::assemble(options, data, model, ledger)?;
+        trainer.watch.replay(path)?;
         if let Some(checkpoint) = trainer.ledger.checkpoint() {
             trainer.load(&checkpoint)?;
         }
@@ -121,6 +125,7 @@ impl<'a> Trainer<'a> {
             order: Order::new(samples, options.seed),
             optimizer: AdamW::new(model.parameters(), model.recorder(), OPTIMIZER_CONFIG)?,
             average: Ema::new(model.parameters())?,
+            watch: Watch::new(options, data, model.blocks().len())?,
             ledger,
             progress: Progress::default(),
         })
@@ -164,6 +169,11 @@ impl<'a> Trainer<'a> {
         &self.progress
     }
 
+    /// What the guard saw and did.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// What every sample did to every block.
     pub fn influence(&self) -> &Accumulator {
         self.ledger.accumulator()
@@ -199,10 +209,12 @@ impl<'a> Trainer<'a> {
             noise_levels: Some(levels.clone()),
             step,
             step_size: rate as f32,
+            gates: self.watch.gates(&ids),
             ..Batch::new(ids, categories)
         })?;
         let guess = self.model.unet().forward(&x, &levels, &conditions)?;
-        let loss = (guess - target)?.sqr()?.mean_all()?;
+        let losses = (guess - target)?.sqr()?.mean((1, 2, 3))?;
+        let loss = losses.mean_all()?;
         let gradients = loss.backward()?;
         let record = self.model.recorder().finish_step()?;
         self.optimizer.step(&gradients, rate)?;
@@ -212,6 +224,8 @@ impl<'a> Trainer<'a> {
             bail!("the loss of step {step} is {loss}");
         }
         self.progress.curve.push(loss);
+        self.watch.observe(&record, &losses.to_vec1()?)?;
+        self.watch.score(step + 1, self.options, self.data);
         Ok(self.ledger.append(&record)?)
     }
 
@@ -249,6 +263,10 @@ impl<'a> Trainer<'a> {
         self.progress.coverage = coverage.share();
         self.progress.coverage_report = coverage.to_string();
         std::fs::write(folder.join(PROGRESS), serde_json::to_vec(&self.progress)?)?;
+        if let Some(report) = self.watch.report() {
+            // Among the checkpoint's files, so that the ledger's chain holds it.
+            std::fs::write(folder.join(GUARD), serde_json::to_vec_pretty(&report)?)?;
+        }
         Ok(self.ledger.commit()?)
     }
 
@@ -277,7 +295,7 @@ fn run_info(options: &RunOptions, data: &Dataset, model: &Governed) -> Result<Ru
     let samples = data.samples.iter().map(|sample| SampleInfo {
         id: sample.id,
         category: data.typefaces[sample.typeface].category(),
-        content_hash: *blake3::hash(bytemuck::cast_slice(data.image(sample))).as_bytes(),
+        content_hash: *blake3::hash(bytemuck::cast_slice(&data.image(sample))).as_bytes(),
     });
     let width = (LEVELS[1] - LEVELS[0]) / NOISE_BINS as f32;
     Ok(RunInfo {

@@ -29,6 +29,7 @@
 //! ```
 
 mod accumulator;
+mod attenuation;
 mod duplicates;
 mod groups;
 mod influence;
@@ -40,6 +41,10 @@ mod tests;
 mod whitening;
 
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
+pub use attenuation::{
+    Attenuation, BlockEffect, Change, Covariance, Dial, Edit, Measured, OutputChange, Overlap,
+    Predicted, Projection, Question, RegionEffect, RowFade,
+};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
 pub use influence::{Influence, Scorer, Similarity};

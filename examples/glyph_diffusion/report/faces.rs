@@ -25,7 +25,7 @@ impl Faces {
     pub fn draw(report: &Report) -> Result<Self> {
         let wishes: Vec<Wish> =
             (0..report.data.typefaces.len()).flat_map(|face| spell(face, TEXT)).collect();
-        let drawing = Drawing { steps: report.drawing_steps, dial: Dial::AsTrained };
+        let drawing = Drawing { draw: 0, steps: report.drawing_steps, dial: Dial::AsTrained };
         let images = draw(report.model, report.data, &wishes, drawing)?;
         Ok(Self { wishes, images })
     }
@@ -57,9 +57,8 @@ impl Faces {
         let mut body = String::from("<div class=faces>");
         for (face, typeface) in report.data.typefaces.iter().enumerate() {
             let ink = ink(report, &typeface.group);
-            let real: Vec<Sample> = spell(face, TEXT)
-                .map(|wish| Sample { id: 0, typeface: face, character: wish.character })
-                .collect();
+            let real: Vec<Sample> =
+                spell(face, TEXT).map(|wish| Sample::glyph(face, wish.character)).collect();
             let class = if typeface.owned() { " class=own" } else { "" };
             body += &format!(
                 "<div class=face title=\"{}\"><b{class}>{}</b> <small>{}</small>{}{}</div>",
@@ -85,7 +84,7 @@ pub fn dial(report: &Report) -> Result<String> {
     let columns: Vec<Vec<f32>> = DIALS
         .iter()
         .map(|&at| {
-            let drawing = Drawing { steps: report.drawing_steps, dial: Dial::At(at) };
+            let drawing = Drawing { draw: 0, steps: report.drawing_steps, dial: Dial::At(at) };
             draw(report.model, report.data, &wishes, drawing)
         })
         .collect::<Result<_>>()?;

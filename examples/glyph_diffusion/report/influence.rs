@@ -60,7 +60,7 @@ pub fn nearest(report: &Report, faces: &Faces) -> Result<String> {
         let scores = report.influence.influence(&query, Similarity::Cosine)?;
         let top = ranked(&scores, report.influence.blocks());
         let shown = once_each(report, &top);
-        let made = Sample { id: 0, typeface: wish.typeface, character: wish.character };
+        let made = Sample::glyph(wish.typeface, wish.character);
         let colour = |sample: &Sample| ink(report, &report.data.typefaces[sample.typeface].group);
         body += &format!(
             "<div class=pick><figure class=made>{}<figcaption>drawn<br>{}</figcaption></figure>",
@@ -71,7 +71,7 @@ pub fn nearest(report: &Report, faces: &Faces) -> Result<String> {
             let copies = if *copies > 1 { format!(" ×{copies}") } else { String::new() };
             body += &format!(
                 "<figure>{}<figcaption>{:.2}{copies}<br>{}</figcaption></figure>",
-                strip(report.data.image(sample), colour(sample), 3, &name(report, sample))?,
+                strip(&report.data.image(sample), colour(sample), 3, &name(report, sample))?,
                 score,
                 escape(&name(report, sample)),
             );
@@ -159,17 +159,17 @@ fn planted_table(report: &Report, planted: &BTreeMap<(usize, usize), Vec<u64>>) 
     let quiet = quietness(report);
     let mut rows = Vec::new();
     for (&(typeface, character), ids) in planted {
-        let sample = Sample { id: 0, typeface, character };
+        let sample = Sample::glyph(typeface, character);
         let group = &report.data.typefaces[typeface].group;
         let image = report.data.image(&sample);
-        let query = probe::query(report.model, image, Wish { typeface, character })?;
+        let query = probe::query(report.model, &image, Wish { typeface, character })?;
         let query = whitening.apply(&query)?;
         let scores = report.influence.influence(&query, Similarity::Cosine)?;
         let top = ranked(&scores, report.influence.blocks());
         let found = top.iter().take(ids.len()).filter(|(id, _)| ids.contains(id)).count();
         let known: Vec<f64> = ids.iter().filter_map(|id| quiet.get(id).copied()).collect();
         rows.push(vec![
-            strip(image, ink(report, group), 2, &name(report, &sample))?,
+            strip(&image, ink(report, group), 2, &name(report, &sample))?,
             escape(&name(report, &sample)),
             format!("×{}", ids.len()),
             format!("{found} of {}", ids.len()),

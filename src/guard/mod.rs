@@ -1,0 +1,319 @@
+//! The memorization guard: what a training run is about to learn by heart, and gates against it.
+//!
+//! From the records of the training pass itself the [`Guard`] keeps, per sample and in memory
+//! that does not grow with the run, the gradient norm by noise level relative to the population's
+//! at that level and time, the exposure `Σ η · |route · gate| · ‖G‖` per block, and how many
+//! other samples are near-duplicates. Near-duplicates form clusters, and a cluster shares one
+//! budget: a picture that is in the data twenty times may teach as much as one that is there
+//! once. Over budget, the gate closes smoothly.
+//!
+//! **Near-duplicates** are found by a fingerprint that the caller supplies with each sample
+//! ([`Guard::enlist`]): any vector whose cosine is near 1 for pictures that count as the same,
+//! such as the magnitude spectrum of small pictures (which a shift leaves as it is), an image
+//! encoder's embedding, or the sketches of a probe at common noise levels and noise
+//! (`Recorder::begin_probe` of the candle adapter). Sketches of the training pass itself do not
+//! serve: each is taken at a noise level and noise of its own, which decide most of it. A
+//! **norm** alone does not either: that of a duplicate is as high as others' until it is fitted,
+//! and low from then on, so it enters the score by its distance from the population, whichever
+//! way.
+//!
+//! ```
+//! use gradroute::guard::{Guard, GuardConfig};
+//! use gradroute::provenance::StepRecord;
+//!
+//! let mut guard = Guard::new(1, GuardConfig::default())?;
+//! for (id, fingerprint) in [(1, [1.0, 0.0]), (2, [1.0, 0.001]), (3, [1.0, 0.0]), (4, [0.0, 1.0])] {
+//!     guard.enlist(id, Some(0), Some(&fingerprint))?;
+//! }
+//! for step in 0..4 {
+//!     let samples = vec![1, 2, 3, 4];
+//!     let gates = guard.gates(&samples);
+//!     guard.observe(&StepRecord {
+//!         step,
+//!         step_size: 0.1,
+//!         optimizer_scale: 1.0,
+//!         blocks: 1,
+//!         samples,
+//!         noise_levels: vec![f32::NAN; 4],
+//!         gates,
+//!         route: vec![1.0; 4],
+//!         flow: vec![1.0; 4],
+//!         sq_norm: vec![4.0; 4],
+//!         sketch: Vec::new(),
+//!     })?;
+//! }
+//! let gates = guard.gates(&[1, 4]);
+//! assert!(gates[0] < 0.5 && gates[1] == 1.0);
+//! assert_eq!(guard.report().gated[0].members, [1, 2, 3]);
+//! # Ok::<(), gradroute::Error>(())
+//! ```
+
+mod budget;
+mod clusters;
+mod config;
+mod exposure;
+mod norms;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::provenance::StepRecord;
+use crate::{Error, Result};
+
+use clusters::Clusters;
+use exposure::Exposure;
+use norms::{Population, Trajectory};
+
+pub use budget::{Budget, Level};
+pub use config::GuardConfig;
+pub use report::{GateEvent, Gated, GuardReport, Score};
+
+/// Watches a training run sample by sample, and sets its gates.
+///
+/// Memory per sample: its fingerprint, `8 · B` bytes of exposure and `12 · (edges + 2)` of norms.
+/// All of it serialises (serde), so that it can be saved with a checkpoint; [`Guard::replay`]
+/// rebuilds it from a ledger instead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guard {
+    blocks: usize,
+    config: GuardConfig,
+    index: HashMap<u64, usize>,
+    ids: Vec<u64>,
+    categories: Vec<Option<u32>>,
+    trajectories: Vec<Trajectory>,
+    population: Population,
+    exposure: Exposure,
+    clusters: Clusters,
+    /// Gates that were asked for and not yet observed.
+    pending: HashMap<u64, (f32, Level, f64)>,
+    events: Vec<GateEvent>,
+    closed: Vec<Closed>,
+}
+
+/// What the gates did to a sample so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Closed {
+    times: u64,
+    /// Exposure kept from it.
+    withheld: f64,
+    lowest: Option<f32>,
+    /// What last closed its gate.
+    level: Option<Level>,
+    ratio: f64,
+}
+
+impl Guard {
+    /// For records of `blocks` blocks.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no blocks, or naming the field of `config` that does not hold.
+    pub fn new(blocks: usize, config: GuardConfig) -> Result<Self> {
+        if blocks == 0 {
+            return Err(Error::argument("blocks", "at least 1", 0));
+        }
+        config.check()?;
+        Ok(Self {
+            blocks,
+            index: HashMap::new(),
+            ids: Vec::new(),
+            categories: Vec::new(),
+            trajectories: Vec::new(),
+            population: Population::new(config.noise_edges.len() + 2),
+            exposure: Exposure::new(blocks),
+            clusters: Clusters::new(),
+            pending: HashMap::new(),
+            events: Vec::new(),
+            closed: Vec::new(),
+            config,
+        })
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &GuardConfig {
+        &self.config
+    }
+
+    /// Number of samples it knows.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Introduces a sample: its category (for the category's budget) and its fingerprint, of any
+    /// length, the same for all samples. A sample that is only observed has neither, and counts as
+    /// unlike all others.
+    ///
+    /// Near-duplicates of new samples are searched when next asked for gates or scores, exactly:
+    /// `new · all · length` multiplications, as GEMM.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the sample was enlisted before, or the fingerprint is of another
+    /// length than the others', not finite, or 0.
+    pub fn enlist(
+        &mut self,
+        id: u64,
+        category: Option<u32>,
+        fingerprint: Option<&[f32]>,
+    ) -> Result<()> {
+        if self.index.contains_key(&id) {
+            return Err(Error::argument("id", "a sample not known yet", id));
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.clusters.check(fingerprint)?;
+        }
+        let row = self.row(id);
+        self.categories[row] = category;
+        if let Some(fingerprint) = fingerprint {
+            self.clusters.fingerprint(row, fingerprint);
+        }
+        Ok(())
+    }
+
+    /// The gates of a batch, `0..=1` each: 1 up to a budget's soft limit, 0 from its hard limit,
+    /// continuous and falling in between. The strictest of sample, cluster and category decides.
+    /// Samples it does not know pass.
+    ///
+    /// Call it before the step, and [`Guard::observe`] after, for every batch; with gradient
+    /// accumulation a step has several.
+    pub fn gates(&mut self, samples: &[u64]) -> Vec<f32> {
+        self.settle();
+        let gates = samples.iter().map(|&id| {
+            let Some(&row) = self.index.get(&id) else { return 1.0 };
+            let (gate, level, ratio) = self.gate(row);
+            if gate < 1.0 {
+                self.pending.insert(id, (gate, level, ratio));
+            } else {
+                self.pending.remove(&id);
+            }
+            gate
+        });
+        gates.collect()
+    }
+
+    /// Takes in a record of the training pass; its gates need not be the guard's own. Nothing
+    /// changes when it is refused. Costs `N · B`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`], see [`StepRecord::check`]; the sketches are not used and may be
+    /// missing.
+    pub fn observe(&mut self, record: &StepRecord) -> Result<()> {
+        let each = record.samples.len() * record.blocks;
+        record.check(self.blocks, record.sketch.len() / each.max(1))?;
+        self.settle();
+        let factor = record.factor().abs();
+        for (n, &id) in record.samples.iter().enumerate() {
+            let row = self.row(id);
+            let squares = &record.sq_norm[n * self.blocks..][..self.blocks];
+            let route = &record.route[n * self.blocks..][..self.blocks];
+            let norm = squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt();
+            if norm.is_finite() && norm > 0.0 {
+                let bin = self.config.bin(record.noise_levels[n]);
+                let deviation = self.population.take(bin, norm.ln(), self.config.memory);
+                self.trajectories[row].add(bin, deviation);
+            }
+            let gate = f64::from(record.gates[n].abs());
+            let pushed = self.exposure.add(row, factor, gate, route, squares);
+            let root = self.clusters.root(row);
+            self.exposure.charge(root, self.categories[row], pushed * gate);
+            // Asked for, and heeded.
+            let closed = self.pending.remove(&id).filter(|_| record.gates[n] < 1.0);
+            if let Some((gate, level, ratio)) = closed {
+                self.events.push(GateEvent { step: record.step, sample: id, gate, level, ratio });
+                let closed = &mut self.closed[row];
+                closed.times += 1;
+                closed.withheld += pushed * (1.0 - f64::from(gate));
+                closed.lowest = Some(closed.lowest.map_or(gate, |lowest| lowest.min(gate)));
+                (closed.level, closed.ratio) = (Some(level), ratio);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebuilds the state from a ledger's events, segment by segment, as [`Guard::observe`] would
+    /// have; samples are to be enlisted first, as they were in the run.
+    ///
+    /// # Errors
+    /// As [`Guard::observe`].
+    #[cfg(feature = "ledger")]
+    pub fn replay(&mut self, events: &crate::provenance::ledger::Events) -> Result<()> {
+        let blocks = self.blocks;
+        let mut first = 0;
+        for steps in events.step.chunk_by(|a, b| a == b) {
+            let rows = first..first + steps.len();
+            let wide = rows.start * blocks..rows.end * blocks;
+            first = rows.end;
+            let record = StepRecord {
+                step: steps[0],
+                step_size: events.step_size[rows.start],
+                optimizer_scale: events.optimizer_scale[rows.start],
+                blocks,
+                samples: events.sample[rows.clone()].to_vec(),
+                noise_levels: events.noise_level[rows.clone()].to_vec(),
+                gates: events.gate[rows].to_vec(),
+                route: events.route[wide.clone()].to_vec(),
+                flow: events.flow[wide.clone()].to_vec(),
+                sq_norm: events.sq_norm[wide].to_vec(),
+                sketch: Vec::new(),
+            };
+            // So that the gates that were closed have their reasons again.
+            self.gates(&record.samples);
+            self.observe(&record)?;
+        }
+        Ok(())
+    }
+
+    /// The gates that were closed since the last call, in the order they took effect.
+    pub fn take_events(&mut self) -> Vec<GateEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Finds the near-duplicates of samples that were enlisted since.
+    fn settle(&mut self) {
+        if self.clusters.search(&self.config) {
+            self.exposure.regroup(self.ids.len(), |row| self.clusters.root(row));
+        }
+    }
+
+    /// Gate of a sample, what decides it, and how far that is in multiples of the budget's unit.
+    fn gate(&self, row: usize) -> (f32, Level, f64) {
+        let config = &self.config;
+        let root = self.clusters.root(row);
+        let category = self.categories[row];
+        let levels = [
+            (config.cluster, Level::Cluster, self.exposure.cluster_ratio(root)),
+            (config.sample, Level::Sample, self.exposure.sample_ratio(row)),
+            (config.category, Level::Category, self.exposure.category_ratio(category)),
+        ];
+        let mut strictest = (1.0, Level::Cluster, 0.0);
+        for (budget, level, ratio) in levels {
+            let gate = budget.map_or(1.0, |budget| budget.gate(ratio));
+            if gate < strictest.0 {
+                strictest = (gate, level, ratio);
+            }
+        }
+        strictest
+    }
+
+    /// Dense index of a sample, which is made room for when it is new.
+    fn row(&mut self, id: u64) -> usize {
+        let next = self.ids.len();
+        let row = *self.index.entry(id).or_insert(next);
+        if row == next {
+            self.ids.push(id);
+            self.categories.push(None);
+            self.trajectories.push(Trajectory::new(self.config.noise_edges.len() + 2));
+            self.closed.push(Closed::default());
+            self.exposure.grow();
+            self.clusters.grow();
+        }
+        row
+    }
+}

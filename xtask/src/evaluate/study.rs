@@ -1,0 +1,205 @@
+//! Runs of the example with planted glyphs, with and without the guard: what `duplicates` and
+//! `prevention` are made of.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::Deserialize;
+
+use crate::shell;
+
+/// How many runs, and how long.
+#[derive(Args)]
+pub struct Arguments {
+    /// Seeds 1 to this many.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Steps of each run.
+    #[arg(long, default_value_t = 800)]
+    steps: u64,
+    /// Write table and picture from the finished runs; start none.
+    #[arg(long)]
+    no_runs: bool,
+}
+
+/// Resamples behind a confidence interval.
+const RESAMPLES: usize = 1000;
+
+/// A finished run.
+pub struct Run {
+    pub seed: u64,
+    pub steps: u64,
+    /// Loss of the public typefaces.
+    pub public: f64,
+    pub scores: Vec<Scores>,
+    pub drawn: Vec<Drawn>,
+    pub matched: Vec<Matched>,
+}
+
+/// The example's `study.json`: scores of all samples at several times, drawn pictures, and
+/// gradients under common random numbers.
+#[derive(Deserialize)]
+struct Study {
+    scores: Vec<Scores>,
+    drawn: Vec<Drawn>,
+    matched: Vec<Matched>,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct Matched {
+    pub sample: u64,
+    pub times: usize,
+    pub shifted: bool,
+    pub nearest: f64,
+}
+
+#[derive(Deserialize)]
+pub struct Scores {
+    pub step: u64,
+    pub samples: Vec<SampleScore>,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct SampleScore {
+    pub sample: u64,
+    pub times: usize,
+    pub shifted: bool,
+    pub total: f64,
+    pub deviation: f64,
+    pub loss: f64,
+}
+
+#[derive(Clone, Deserialize)]
+pub struct Drawn {
+    pub sample: u64,
+    pub times: usize,
+    pub ratio: f64,
+    pub nearest: bool,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    steps: u64,
+    losses: Losses,
+}
+
+#[derive(Deserialize)]
+struct Losses {
+    public: f64,
+}
+
+impl Arguments {
+    /// The runs of every seed, those that are missing taken to their end first.
+    pub fn runs(&self, guarded: bool) -> Result<Vec<Run>> {
+        if !self.no_runs {
+            shell::run(shell::cargo().args([
+                "build",
+                "--release",
+                "--example",
+                "glyph_diffusion",
+            ]))?;
+        }
+        let runs: Vec<Run> =
+            (1..=self.seeds).map(|seed| self.of_seed(seed, guarded)).collect::<Result<_>>()?;
+        ensure!(
+            runs.iter().all(|run| run.steps == runs[0].steps),
+            "the finished runs differ in length; remove the odd ones and run again"
+        );
+        Ok(runs)
+    }
+
+    fn of_seed(&self, seed: u64, guarded: bool) -> Result<Run> {
+        let name = if guarded { "guarded" } else { "open" };
+        let out = shell::root().join(format!("runs/evaluate/guard/{name}-{seed}"));
+        if !self.no_runs && !out.join("result.json").exists() {
+            self.train(seed, guarded, &out)?;
+        }
+        let read = |name: &str| -> Result<String> {
+            let path: PathBuf = out.join(name);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        let outcome: Outcome = serde_json::from_str(&read("result.json")?)?;
+        let Study { scores, drawn, matched } = serde_json::from_str(&read("study.json")?)?;
+        let (steps, public) = (outcome.steps, outcome.losses.public);
+        Ok(Run { seed, steps, public, scores, drawn, matched })
+    }
+
+    fn train(&self, seed: u64, guarded: bool, out: &std::path::Path) -> Result<()> {
+        let mut example =
+            Command::new(shell::root().join("target/release/examples/glyph_diffusion"));
+        example.arg("--out").arg(out);
+        // The scores of an interrupted run are not kept: it begins anew.
+        example.args(["--overwrite", "--policy", "none", "--plant", "study", "--no-report"]);
+        example.args(["--commit-every", "400", "--seed", &seed.to_string()]);
+        example.args(["--steps", &self.steps.to_string()]);
+        if guarded {
+            example.arg("--guard");
+        }
+        shell::run(&mut example)
+    }
+}
+
+/// A value with its interval of 95 %.
+#[derive(Clone, Copy)]
+pub struct Estimate {
+    pub value: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Bootstrap over `units`, seeded: what is resampled are whole runs' glyphs, with all their copies
+/// or draws, since those depend on each other.
+pub fn bootstrap(units: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
+    let mut rng = StdRng::seed_from_u64(1);
+    let all: Vec<usize> = (0..units).collect();
+    let mut values: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let drawn: Vec<usize> = all.iter().map(|_| rng.random_range(0..units)).collect();
+            statistic(&drawn)
+        })
+        .collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
+    Estimate { value: statistic(&all), low: at(0.025), high: at(0.975) }
+}
+
+/// Share of pairs in which a positive scores above a negative, ties by half. Both weighted.
+pub fn auroc(mut scored: Vec<(f64, bool, f64)>) -> f64 {
+    scored.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut below, mut won, mut positives) = (0.0, 0.0, 0.0);
+    for equal in scored.chunk_by(|a, b| a.0 == b.0) {
+        let weight =
+            |of: bool| -> f64 { equal.iter().filter(|it| it.1 == of).map(|it| it.2).sum() };
+        let (own, other) = (weight(true), weight(false));
+        won += own * (below + 0.5 * other);
+        below += other;
+        positives += own;
+    }
+    won / (positives * below)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auroc_counts_pairs() {
+        let scored = vec![(0.1, false, 1.0), (0.4, true, 1.0), (0.4, false, 1.0), (0.9, true, 1.0)];
+        assert_eq!(auroc(scored), 3.5 / 4.0);
+        assert_eq!(auroc(vec![(1.0, true, 2.0), (0.0, false, 1.0)]), 1.0);
+    }
+
+    #[test]
+    fn an_interval_holds_its_value() {
+        let values = [1.0, 2.0, 3.0, 4.0, 10.0];
+        let mean = |at: &[usize]| at.iter().map(|&k| values[k]).sum::<f64>() / at.len() as f64;
+        let it = bootstrap(values.len(), mean);
+        assert_eq!(it.value, 4.0);
+        assert!(it.low < 4.0 && it.high > 4.0 && it.low >= 1.0 && it.high <= 10.0);
+    }
+}
