@@ -9,6 +9,7 @@ mod evaluate;
 mod gates;
 mod gpu;
 mod kernels;
+mod peers;
 mod shell;
 mod test;
 
@@ -44,6 +45,9 @@ enum Task {
     Gpu,
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
+    /// Run the same work by us and by the frameworks we are measured against, installed from PyPI
+    /// into .tools/peers (about 6 GB), and write table and picture to benches/record/.
+    Peers(peers::Arguments),
     /// Measure a claim over several seeds and write table and picture to benches/record/.
     #[command(subcommand)]
     Evaluate(evaluate::Evaluation),
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Task::Gates { bless } => gates::run(bless),
         Task::Gpu => gpu::run(),
         Task::Data => data::render(),
+        Task::Peers(arguments) => peers::run(&arguments),
         Task::Evaluate(evaluation) => evaluation.run(),
     }
 }

@@ -1,0 +1,91 @@
+//! Our side of `cargo xtask peers`: forward and backward passes of a workload through the routed
+//! modules and the `cpu` backend, asked for and answered as JSON lines.
+//!
+//! `cargo xtask peers` starts this program once for each way to run a workload and asks it for
+//! passes in turn with the peers' programs (`xtask/peers/worker.py`, which speaks the same lines).
+
+// The example's model and data, which does more with them.
+#[allow(dead_code)]
+#[path = "../../examples/glyph_diffusion/data.rs"]
+mod data;
+#[allow(dead_code)]
+#[path = "../../examples/glyph_diffusion/diffusion.rs"]
+mod diffusion;
+mod glyph;
+#[path = "../../examples/glyph_diffusion/model.rs"]
+mod model;
+mod process;
+mod sequence;
+mod task;
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use task::{Method, Task, Workload};
+
+/// One line of input.
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+enum Request {
+    /// Build the workload; threads are the environment's.
+    Setup { workload: Workload, method: Method, dtype: task::Format },
+    /// Write parameters and inputs to a safetensors file.
+    Export { file: PathBuf },
+    /// One forward and backward pass.
+    Run,
+    /// Each sample's squared gradient norm over all layers.
+    Norms,
+    /// Losses of so many steps of training.
+    Train { steps: usize },
+    /// Memory before the first pass, and at most.
+    Memory,
+}
+
+fn answer(line: &str, task: &mut Option<Task>) -> Result<Value> {
+    let request: Request = serde_json::from_str(line)?;
+    if let Request::Setup { workload, method, dtype } = request {
+        *task = Some(Task::new(&workload, method, dtype)?);
+        process::forget_peak();
+        return Ok(json!({}));
+    }
+    let task = task.as_mut().context("setup comes first")?;
+    match request {
+        Request::Setup { .. } => unreachable!("answered above"),
+        Request::Export { file } => {
+            task.export(&file)?;
+            Ok(json!({}))
+        }
+        Request::Run => {
+            let start = process::now();
+            let loss = task.pass()?.loss;
+            let [wall, cpu] = process::since(start);
+            Ok(json!({ "wall_ms": wall, "cpu_ms": cpu, "loss": loss }))
+        }
+        Request::Norms => Ok(json!({ "sq_norm": task.pass()?.sq_norm })),
+        Request::Train { steps } => Ok(json!({ "losses": task.train(steps)? })),
+        Request::Memory => {
+            let [before, peak] = process::memory()?;
+            Ok(json!({ "before_bytes": before, "peak_bytes": peak }))
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    if std::env::args().all(|argument| argument != "--worker") {
+        println!("peers: started by `cargo xtask peers`");
+        return Ok(());
+    }
+    let mut task = None;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let value = answer(&line, &mut task)
+            .unwrap_or_else(|mistake| json!({ "error": format!("{mistake:#}") }));
+        println!("{value}");
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}

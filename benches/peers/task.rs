@@ -1,0 +1,148 @@
+//! A workload, as `xtask/peers/workloads.toml` describes it, and how it is run.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::Result;
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor};
+use gradroute::candle::{AdamW, AdamWConfig, Batch, Parameters, Recorder, Scope};
+use gradroute::projection::SketchKind;
+use gradroute::provenance::StepRecord;
+use serde::Deserialize;
+
+use crate::glyph::Glyph;
+use crate::sequence::{Layer, Sequence};
+
+/// Initial weights and projections.
+const SEED: u32 = 1;
+/// What `train` trains with; the peers' side has the same.
+const RATE: f64 = 1e-3;
+
+/// Layers in a row, or the example's U-Net.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Workload {
+    pub samples: usize,
+    /// Extents of one sample; none for the U-Net.
+    #[serde(default)]
+    pub input: Vec<usize>,
+    /// Whether the gradient of the input is wanted.
+    #[serde(default)]
+    pub dx: bool,
+    pub layers: Vec<Layer>,
+}
+
+/// What is taken beside the parameters' gradients.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Nothing.
+    Plain,
+    /// Exact norms and a two-sided sketch of 16 × 16 numbers per layer.
+    TwoSided,
+    /// Exact norms and a count sketch of 256 numbers per layer.
+    Count,
+}
+
+/// Format of parameters and activations.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    F32,
+    Bf16,
+}
+
+impl Method {
+    fn recorder(self) -> gradroute::Result<Recorder> {
+        match self {
+            Self::Plain => Ok(Recorder::silent()),
+            Self::TwoSided => Recorder::new(SketchKind::TwoSided { outputs: 16, inputs: 16 }, SEED),
+            Self::Count => Recorder::new(SketchKind::Count { buckets: 256 }, SEED),
+        }
+    }
+}
+
+enum Model {
+    Sequence(Box<Sequence>),
+    Glyph(Box<Glyph>),
+}
+
+/// What a pass left.
+pub struct Passed {
+    pub loss: f32,
+    /// Of each sample, over all layers; NaN where no norms are taken.
+    pub sq_norm: Vec<f32>,
+}
+
+/// A model with its inputs.
+pub struct Task {
+    model: Model,
+    parameters: Parameters,
+    recorder: Recorder,
+    samples: usize,
+}
+
+impl Task {
+    pub fn new(workload: &Workload, method: Method, format: Format) -> Result<Self> {
+        let dtype = match format {
+            Format::F32 => DType::F32,
+            Format::Bf16 => DType::BF16,
+        };
+        let (parameters, recorder) = (Parameters::new(dtype, SEED), method.recorder()?);
+        let scope = Scope::new(&parameters, &recorder);
+        let model = match &workload.layers[..] {
+            [Layer::GlyphUnet] => Model::Glyph(Box::new(Glyph::new(&scope, workload.samples)?)),
+            _ => Model::Sequence(Box::new(Sequence::new(&scope, workload, dtype)?)),
+        };
+        Ok(Self { model, parameters, recorder, samples: workload.samples })
+    }
+
+    /// Parameters and inputs, by name.
+    pub fn export(&self, file: &Path) -> Result<()> {
+        let all = self.parameters.all().into_iter();
+        let mut tensors: HashMap<String, Tensor> =
+            all.map(|(name, var)| (name, var.as_tensor().clone())).collect();
+        tensors.extend(match &self.model {
+            Model::Sequence(sequence) => sequence.tensors(),
+            Model::Glyph(glyph) => glyph.tensors()?,
+        });
+        Ok(candle_core::safetensors::save(&tensors, file)?)
+    }
+
+    /// Forward and backward of the first batch.
+    pub fn pass(&self) -> Result<Passed> {
+        let (loss, _, record) = self.step(0)?;
+        let blocks = record.blocks.max(1);
+        let sq_norm = record.sq_norm.chunks(blocks).map(|blocks| blocks.iter().sum()).collect();
+        Ok(Passed { loss, sq_norm })
+    }
+
+    /// Losses of as many steps of AdamW.
+    pub fn train(&self, steps: usize) -> Result<Vec<f32>> {
+        let mut optimizer = AdamW::new(&self.parameters, &self.recorder, AdamWConfig::default())?;
+        let step = |at| -> Result<f32> {
+            let (loss, gradients, _) = self.step(at)?;
+            optimizer.step(&gradients, RATE)?;
+            Ok(loss)
+        };
+        (0..steps).map(step).collect()
+    }
+
+    fn step(&self, at: usize) -> Result<(f32, GradStore, StepRecord)> {
+        let ids = (0..self.samples as u64).collect();
+        let batch = Batch::new(ids, vec![0; self.samples]);
+        // A sum over the samples needs no scaling back; the U-Net's loss is a mean.
+        let sample_scale = match &self.model {
+            Model::Sequence(_) => 1.0,
+            Model::Glyph(_) => batch.sample_scale,
+        };
+        self.recorder.begin_step(Batch { sample_scale, ..batch })?;
+        let loss = match &self.model {
+            Model::Sequence(sequence) => sequence.loss()?,
+            Model::Glyph(glyph) => glyph.loss(at)?,
+        };
+        let gradients = loss.backward()?;
+        let record = self.recorder.finish_step()?;
+        Ok((loss.to_dtype(DType::F32)?.to_scalar()?, gradients, record))
+    }
+}

@@ -1,0 +1,199 @@
+//! `cargo xtask peers`: the same work by us and by whom we are measured against, side by side.
+//!
+//! The peers come from PyPI into a throw-away environment, `.tools/peers`. A program for each way
+//! to run a workload is started, all are asked for passes in turn, and table and picture go to
+//! `benches/record/`. On a machine that does something else the times mean nothing.
+
+mod correctness;
+mod environment;
+mod participants;
+mod picture;
+mod statistics;
+mod table;
+mod timing;
+mod worker;
+mod workloads;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::shell;
+use participants::Participant;
+use workloads::{Group, Workload};
+
+/// What to run, and how often.
+#[derive(Args)]
+pub struct Arguments {
+    /// Tiny workloads, one thread, few passes: to see that everything works. Nothing is kept.
+    #[arg(long)]
+    quick: bool,
+    /// These peers alone, by a part of their names; PyTorch and ours always run.
+    #[arg(long, value_name = "PEER")]
+    only: Vec<String>,
+    /// These workloads alone, by a part of their names. Nothing is kept.
+    #[arg(long, value_name = "NAME")]
+    workload: Vec<String>,
+    /// Compare norms with the truth, per kind of layer, and time nothing.
+    #[arg(long)]
+    correctness: bool,
+    /// Numbers of threads, each a table.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_parser = threads)]
+    threads: Vec<usize>,
+    /// Format of parameters and activations.
+    #[arg(long, value_enum, default_value_t = Format::F32)]
+    dtype: Format,
+    /// Passes of each way to run a workload; one that takes above five seconds gets three.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
+    rounds: u32,
+    /// Memory a peer may take, in GiB.
+    #[arg(long, default_value_t = 12)]
+    memory: u64,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number of at least 1".into()),
+        Ok(threads) => Ok(threads),
+    }
+}
+
+/// Formats both sides compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    F32,
+    Bf16,
+}
+
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// The programs, what they are run on, and where their files go.
+pub struct Setting {
+    pub ours: PathBuf,
+    pub python: PathBuf,
+    /// Exchanged files; not kept.
+    pub folder: PathBuf,
+    pub participants: Vec<Participant>,
+    pub versions: environment::Versions,
+    pub format: Format,
+    pub memory_bytes: u64,
+}
+
+/// Installs, runs, and writes `benches/record/peers*`.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let all = workloads::read()?;
+    let folder = shell::root().join("runs/peers");
+    std::fs::create_dir_all(&folder)?;
+    let setting = Setting {
+        python: environment::install()?,
+        ours: worker::build_ours()?,
+        folder,
+        participants: participants::chosen(&arguments.only)?,
+        versions: environment::Versions::pinned(),
+        format: arguments.dtype,
+        memory_bytes: arguments.memory << 30,
+    };
+    if arguments.correctness {
+        return check(&setting, &pick(&all, &[Group::Kind], &arguments.workload)?, arguments);
+    }
+    let groups: &[Group] = match arguments.quick {
+        true => &[Group::Quick],
+        false => &[Group::Net, Group::Layer, Group::Model],
+    };
+    let chosen = pick(&all, groups, &arguments.workload)?;
+    let threads = if arguments.quick { &[1][..] } else { &arguments.threads };
+    let rounds = if arguments.quick { 3 } else { arguments.rounds };
+    let mut tables = Vec::new();
+    for &threads in threads {
+        let timed = timing::measure(&setting, &chosen, threads, rounds)?;
+        let text = table::timing(&setting, &timed, threads, &today());
+        println!("\n{text}");
+        tables.push((threads, text, timed));
+    }
+    let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
+    let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
+    for (threads, text, timed) in tables {
+        let name = format!("peers-{}-{threads}", arguments.dtype.name());
+        keep(&record, &format!("{name}.md"), &text)?;
+        picture::draw(&timed, &record.join(format!("{name}.svg")))?;
+    }
+    Ok(())
+}
+
+fn check(setting: &Setting, kinds: &[&Workload], arguments: &Arguments) -> Result<()> {
+    ensure!(arguments.dtype == Format::F32, "the truth is compared with in f32 only");
+    let checked = correctness::measure(setting, kinds)?;
+    let text = table::correctness(setting, &checked, &today());
+    println!("\n{text}");
+    let whole = arguments.only.is_empty() && arguments.workload.is_empty();
+    let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
+    keep(&record, "peers-correctness.md", &text)
+}
+
+fn keep(folder: &std::path::Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, text)?;
+    println!("{} written", path.display());
+    Ok(())
+}
+
+/// The workloads of these groups whose names hold one of the words, if there are any.
+fn pick<'a>(all: &'a [Workload], groups: &[Group], words: &[String]) -> Result<Vec<&'a Workload>> {
+    let holds = |w: &&Workload| words.is_empty() || words.iter().any(|word| w.name.contains(word));
+    let chosen: Vec<_> = all.iter().filter(|w| groups.contains(&w.group)).filter(holds).collect();
+    ensure!(!chosen.is_empty(), "no workload here is named like {words:?}");
+    Ok(chosen)
+}
+
+/// The civil date, `YYYY-MM-DD`, UTC.
+fn today() -> String {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (year, month, day) = civil(seconds.as_secs() / 86_400);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Year, month and day of a day since 1970, by the Gregorian calendar's 400-year cycle with
+/// years counted from March.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (year + era * 400 + carry, month, date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_785), (2026, 11, 28));
+    }
+
+    #[test]
+    fn words_pick_workloads_of_their_groups() {
+        let all = workloads::read().unwrap();
+        let names = |groups: &[Group], word: &str| -> Vec<&str> {
+            let found = pick(&all, groups, &[word.to_owned()]).unwrap();
+            found.iter().map(|w| &w.name[..]).collect()
+        };
+        assert_eq!(names(&[Group::Model], "U-Net"), ["glyph U-Net"]);
+        assert!(names(&[Group::Net], "MLP").len() == 2);
+        assert!(pick(&all, &[Group::Net], &["no such".to_owned()]).is_err());
+    }
+}
