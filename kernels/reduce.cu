@@ -23,6 +23,21 @@ __device__ inline void reduce_four(const GradrouteLayer &layer, const float *tot
             }
         }
     }
+    const bool together = wide && layer.taps == 1
+                       && reinterpret_cast<uintptr_t>(dw) % sizeof(Four<To>) == 0;
+    if (together) {
+        Four<To> *place = reinterpret_cast<Four<To> *>(dw + at);
+        Four<To> four;
+        if (layer.flags & GRADROUTE_ACCUMULATE) {
+            four = *place;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            deliver(four.numbers + k, sums[k], layer.flags & GRADROUTE_ACCUMULATE);
+        }
+        *place = four;
+        return;
+    }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
         if (at + k < weights) {

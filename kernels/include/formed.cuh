@@ -57,8 +57,10 @@ struct Formed {
             shared.output_span[at] =
                 routing.output_span(min(max(o, tile.o_begin), tile.o_end - 1));
             shared.input_span[at] = routing.input_span(min(i, layer.inputs - 1));
-            shared.output_signs[at] = sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, o, 0);
-            shared.input_signs[at] = sign_word(layer.seed, layer.layer, SIDE_INPUTS, i, 0);
+            if (layer.sketch == GRADROUTE_SKETCH_TWO_SIDED) {
+                shared.output_signs[at] = sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, o, 0);
+                shared.input_signs[at] = sign_word(layer.seed, layer.layer, SIDE_INPUTS, i, 0);
+            }
         }
         if (count) {
             draw_places(reinterpret_cast<uint32_t *>(beside), layer, tile.o, tile.i, place);
@@ -107,7 +109,7 @@ struct Formed {
     }
 
     // Each number of the sample times its weight; what a weight of 0 leaves changes no sum.
-    __device__ void weigh_tile(Accumulator &acc, const Work &work) const {
+    __device__ void weigh_tile(Accumulator &acc, uint32_t n) const {
         // A weight for each pair of spans that meet in the warp's part. Rolled, and by masks: looked up
         // element by element, the weights would cost more registers than there are.
         const uint32_t *output_spans = shared.output_span + place.row;
@@ -126,7 +128,7 @@ struct Formed {
                 if (!__any_sync(0xffffffffu, rows != 0 && (even | odd) != 0)) {
                     continue;
                 }
-                const float weight = routing.weight(work.n, routing.region(down, across));
+                const float weight = routing.weight(n, routing.region(down, across));
 #pragma unroll
                 for (int at = 0; at < 64; ++at) {
                     const int m = at / 8, nt = at / 2 % 4;
@@ -185,10 +187,13 @@ struct Formed {
                     sketch(acc, work.n);
                 }
             } else if (layer.regions != 0 && (weighed || !uniform)) {
-                weigh_tile(acc, work);
+                weigh_tile(acc, work.n);
             }
         }
-        const float weight = weighed || !uniform ? 1.0f : work.weight;
+        add(acc, total, weighed || !uniform ? 1.0f : work.weight);
+    }
+    // The tile under one weight to the running total; it begins anew.
+    __device__ static void add(Accumulator &acc, Accumulator &total, float weight) {
         if (weight != 0.0f) {
 #pragma unroll
             for (int at = 0; at < 64; ++at) {
@@ -260,6 +265,22 @@ struct Formed {
             }
         });
     }
+    // The running total to where it belongs, if it is asked for; a layer's parameters have the format
+    // Native.
+    template <typename Native>
+    __device__ void finish(const Accumulator &total, char *stages) const {
+        if (!(layer.flags & GRADROUTE_DW)) {
+            return;
+        }
+        if (gridDim.z > 1) {
+            const uint64_t weights = uint64_t(layer.outputs) * layer.inputs;
+            store(total, stages, out.totals + blockIdx.z * weights, true);
+        } else if (layer.flags & GRADROUTE_NATIVE) {
+            store(total, stages, static_cast<Native *>(out.dw), false);
+        } else {
+            store(total, stages, static_cast<float *>(out.dw), false);
+        }
+    }
 };
 
 // The kernel's body, of numbers T in the stages and a layer in the format Native;
@@ -301,6 +322,7 @@ __device__ inline void formed(const GradrouteLayer &layer, const Tile &tile, con
             }
         },
         [&](int slot) { return works[slot].n != NOBODY; },
+        [&](int slot) { return works[slot].row + DEPTH<T> / 2 >= works[slot].end; },
         [&](int slot, const char *from) {
             if (block.by_rows) {
                 block.project(from, turn++, works[slot]);
@@ -310,16 +332,7 @@ __device__ inline void formed(const GradrouteLayer &layer, const Tile &tile, con
             }
         });
 
-    if (!(layer.flags & GRADROUTE_DW)) {
-        return;
-    }
-    if (gridDim.z > 1) {
-        block.store(total, stages, out.totals + blockIdx.z * uint64_t(layer.outputs) * layer.inputs, true);
-    } else if (layer.flags & GRADROUTE_NATIVE) {
-        block.store(total, stages, static_cast<Native *>(out.dw), false);
-    } else {
-        block.store(total, stages, static_cast<float *>(out.dw), false);
-    }
+    block.template finish<Native>(total, stages);
 }
 
 }  // namespace gradroute

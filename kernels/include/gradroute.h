@@ -49,6 +49,9 @@ typedef struct GradrouteProbeParams {
 #define GRADROUTE_SKETCH_ROWS_PART 128
 #define GRADROUTE_SKETCH_ROWS_MOST 32
 
+/* The most rows that a sample of the factored path has when it is recorded. */
+#define GRADROUTE_FEW_ROWS 32
+
 /* Any layer: its gradient matrix G [outputs, inputs], how it is routed and what is recorded.
  *
  * With regions = 0 every weight is 1. Otherwise the map of regions is an array of 32-bit words:

@@ -106,35 +106,43 @@ struct Columns {
     uint32_t first, begin, end, pitch;
 };
 
-// Brings rows `row ..` of a matrix upright; what lies behind `end` or outside the columns is zero.
-template <typename T>
-__device__ inline void load_upright(char *to, const T *from, uint64_t row, uint64_t end,
-                                    const Columns &columns, bool aligned) {
+// Brings rows of a matrix upright: in each place the row `row_of(down)`, below `end` if there is one; what is
+// not there or outside the columns is zero.
+template <typename T, typename RowOf>
+__device__ inline void load_rows_upright(char *to, const T *from, uint64_t end, const Columns &columns,
+                                         bool aligned, const RowOf &row_of) {
     constexpr int CHUNKS = Upright<T>::CHUNKS;
 #pragma unroll
     for (int turn = 0; turn < TURNS; ++turn) {
         const int at = turn * THREADS + threadIdx.x;
         const int down = at / CHUNKS, chunk = at % CHUNKS;
+        const uint64_t row = row_of(down);
         const uint32_t column = columns.first + chunk * WIDE<T>;
-        const bool there = row + down < end && column >= columns.begin && column < columns.end;
-        const T *source = from + (there ? (row + down) * columns.pitch + column : 0);
+        const bool there = row < end && column >= columns.begin && column < columns.end;
+        const T *source = from + (there ? row * columns.pitch + column : 0);
         copy_piece(to + Upright<T>::piece(down, chunk), source, there, aligned, [&](int k) {
-            const bool inside = row + down < end && column + k >= columns.begin
-                             && column + k < columns.end;
-            return inside ? from[(row + down) * columns.pitch + column + k] : narrow<T>(0.0f);
+            const bool inside = row < end && column + k >= columns.begin && column + k < columns.end;
+            return inside ? from[row * columns.pitch + column + k] : narrow<T>(0.0f);
         });
     }
 }
 
-// acc += A · B of one stage.
-template <typename T, template <typename> typename Left>
+// Brings rows `row ..` of a matrix upright; what lies behind `end` or outside the columns is zero.
+template <typename T>
+__device__ inline void load_upright(char *to, const T *from, uint64_t row, uint64_t end,
+                                    const Columns &columns, bool aligned) {
+    load_rows_upright(to, from, end, columns, aligned, [&](int down) { return row + down; });
+}
+
+// acc += A · B of one stage, or of its first STEPS steps.
+template <typename T, template <typename> typename Left, int STEPS = DEPTH<T>>
 __device__ inline void multiply_stage(Accumulator &acc, const char *a, const char *b,
                                       const Place &place) {
     if constexpr (sizeof(T) == 2) {
         const int row = place.lane % 8, part = place.lane / 8;
         const uint32_t a_at = shared_address(a), b_at = shared_address(b);
 #pragma unroll
-        for (int k = 0; k < DEPTH<T>; k += 16) {
+        for (int k = 0; k < STEPS; k += 16) {
             uint32_t left[4][4], right[2][4];
 #pragma unroll
             for (int mt = 0; mt < 4; ++mt) {
@@ -157,7 +165,7 @@ __device__ inline void multiply_stage(Accumulator &acc, const char *a, const cha
     } else {
         const float *b_rows = reinterpret_cast<const float *>(b) + place.column + 2 * place.t;
 #pragma unroll 2
-        for (int k = 0; k < DEPTH<T>; ++k) {
+        for (int k = 0; k < STEPS; ++k) {
             float left[8];
             float2 right[4];
 #pragma unroll
@@ -213,11 +221,14 @@ __device__ inline void drain(const Accumulator &acc, char *stages, const Place &
 }
 
 // The pipeline: while one stage is multiplied, the next two are on their way. `fetch(slot)` queues the
-// copies of the next stage, if there is one, `more(slot)` says whether this one is to be multiplied, and
-// `after(slot, stage)` follows its product. Between a fetch and what follows lies a barrier.
-template <typename T, template <typename> typename Left, typename Fetch, typename More, typename After>
+// copies of the next stage, if there is one, `more(slot)` says whether this one is to be multiplied,
+// `few(slot)` whether the first half of its steps is all there is, and `after(slot, stage)` follows its
+// product. Between a fetch and what follows lies a barrier.
+template <typename T, template <typename> typename Left, typename Fetch, typename More, typename Few,
+          typename After>
 __device__ inline void pipeline(Accumulator &acc, const char *stages, const Place &place,
-                                const Fetch &fetch, const More &more, const After &after) {
+                                const Fetch &fetch, const More &more, const Few &few,
+                                const After &after) {
     for (int slot = 0; slot < STAGES - 1; ++slot) {
         fetch(slot);
         commit_copies();
@@ -229,10 +240,21 @@ __device__ inline void pipeline(Accumulator &acc, const char *stages, const Plac
         fetch(slot == 0 ? STAGES - 1 : slot - 1);
         commit_copies();
         const char *from = stages + slot * STAGE_BYTES<T, Left>;
-        multiply_stage<T, Left>(acc, from, from + Left<T>::BYTES, place);
+        if (few(slot)) {
+            multiply_stage<T, Left, DEPTH<T> / 2>(acc, from, from + Left<T>::BYTES, place);
+        } else {
+            multiply_stage<T, Left>(acc, from, from + Left<T>::BYTES, place);
+        }
         after(slot, from);
     }
     await_copies<0>();
+}
+
+// The same, where all stages are multiplied whole.
+template <typename T, template <typename> typename Left, typename Fetch, typename More, typename After>
+__device__ inline void pipeline(Accumulator &acc, const char *stages, const Place &place,
+                                const Fetch &fetch, const More &more, const After &after) {
+    pipeline<T, Left>(acc, stages, place, fetch, more, [](int) { return false; }, after);
 }
 
 }  // namespace gradroute

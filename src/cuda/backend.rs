@@ -21,7 +21,7 @@ use super::routing::RoutingShape;
 use super::run::check_stream;
 #[cfg(feature = "candle-cuda")]
 use super::run::{DeviceInputs, DeviceOutputs};
-use crate::ops::plan::Request;
+use crate::ops::plan::{Path, Request};
 use crate::ops::{
     Backend, ConvInputs, EmbeddingInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs,
     NormInputs, Options, ParamGrad,
@@ -34,6 +34,7 @@ pub struct Cuda {
     device: Arc<Device>,
     stream: Arc<CudaStream>,
     properties: Properties,
+    path: Option<Path>,
 }
 
 impl Cuda {
@@ -62,7 +63,7 @@ impl Cuda {
     pub fn with_stream(device: Arc<Device>, stream: Arc<CudaStream>) -> Result<Self> {
         check_stream(&device, &stream)?;
         let properties = device.properties()?;
-        Ok(Self { device, stream, properties })
+        Ok(Self { device, stream, properties, path: None })
     }
 
     /// The device.
@@ -79,6 +80,13 @@ impl Cuda {
     #[must_use]
     pub fn planned_for(mut self, properties: Properties) -> Self {
         self.properties = properties;
+        self
+    }
+
+    /// Takes this path for linear layers wherever it is possible, for tests.
+    #[must_use]
+    pub fn forced_to(mut self, path: Path) -> Self {
+        self.path = Some(path);
         self
     }
 
@@ -131,6 +139,7 @@ fn wish<T: Element>(options: &Options, dx: bool, out: &LayerOutputs<T>) -> Resul
         sketch_routed: options.sketch_routed,
         sample_scale: options.sample_scale,
         routing: options.routing.map(|routing| RoutingShape::of(routing.layer)),
+        path: None,
     })
 }
 
@@ -194,7 +203,7 @@ impl Backend for Cuda {
         dx: Option<&mut [T]>,
         out: LayerOutputs<T>,
     ) -> Result<()> {
-        let wish = wish(options, dx.is_some(), &out)?;
+        let wish = Wish { path: self.path, ..wish(options, dx.is_some(), &out)? };
         let plan = plan_linear(problem, T::DTYPE, wish, &self.properties)?;
         let LinearInputs { x, dy, weight } = inputs;
         let host = Host { x: Some(x), dy: Some(dy), weight, tokens: None, rows: problem.rows() };

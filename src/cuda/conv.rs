@@ -82,7 +82,7 @@ pub fn plan_conv2d(
     let group_tiles = tiles(if whole || outputs == 0 { outputs } else { outputs + 7 });
     let conv = geometry(problem, group_tiles)?;
     let mut take = Parts::default();
-    let extent = Extent::of(&rows, dtype.size() == 2 && spec.groups == 1);
+    let extent = Extent::of(&rows, dtype.size() == 2 && spec.groups == 1, false);
     let sides = [spec.groups * group_tiles, tiles(shape.inputs())];
     let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
     let bias = take.bias(&common);

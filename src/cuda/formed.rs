@@ -1,4 +1,4 @@
-//! The formed path of linear layers and convolutions: plan and launches.
+//! Weight gradients of linear layers and convolutions, formed or factored: plan and launches.
 
 use std::fmt;
 
@@ -11,15 +11,20 @@ use super::device::{Arguments, Grid};
 use super::generated as abi;
 use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GRADROUTE_WARPS};
 use super::plan::{Common, LONGEST_GRID, Parts, Properties};
+use crate::ops::plan::Path;
 use crate::problem::Rows;
 use crate::{Error, Result};
 
-/// How weight gradients are formed: each sample's tile by tile, in accumulators.
+/// How weight gradients arise, tile by tile in accumulators: each sample's by itself, or those of one weight
+/// together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormedPlan {
+    /// Formed: each sample's tile is measured and sketched in the accumulators. Factored: `dW` is one
+    /// product over the rows of all samples, and norms and sketch come from the rows themselves.
+    pub path: Path,
     /// Tiles of the gradient matrix, `[outputs, inputs]`.
     pub tiles: [u32; 2],
-    /// Parts of the samples, each a row of blocks with its own running total.
+    /// Parts of the samples, or of the rows, each a row of blocks with its own running total.
     pub parts: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
@@ -55,13 +60,22 @@ pub(super) struct Extent {
     pub(super) longest: u64,
     /// Whether rows can be projected as they are: 16-bit numbers, and no groups of outputs.
     pub(super) plain_rows: bool,
+    /// Whether there is a factored path.
+    pub(super) factored: bool,
 }
 
 impl Extent {
-    pub(super) fn of(rows: &Rows, plain_rows: bool) -> Self {
-        Self { rows: rows.total() as u64, longest: rows.longest() as u64, plain_rows }
+    pub(super) fn of(rows: &Rows, plain_rows: bool, factored: bool) -> Self {
+        Self { rows: rows.total() as u64, longest: rows.longest() as u64, plain_rows, factored }
     }
 }
+
+/// Rows of a sample, on average, up to which a `dW` alone is one product: a sample's end costs a warp about
+/// 200 instructions and on average half a step of 16 rows, 32 rows that are looked for cost it about 20.
+const ROWS_TOGETHER: u64 = 256;
+/// Totals of a tile, written and read again, that take the device as long as the product of 32 rows takes
+/// one multiprocessor.
+const TOTALS_A_STAGE: u64 = 6;
 
 /// Three stages of two matrices of 64 · 128 bytes.
 const STAGES_BYTES: u32 = 3 * 2 * 64 * GRADROUTE_TILE;
@@ -77,7 +91,7 @@ pub(super) fn tiles(extent: usize) -> usize {
     extent.div_ceil(GRADROUTE_TILE as usize)
 }
 
-/// Plans the formed path over tiles `[outputs, inputs]`.
+/// Plans weight gradients over tiles `[outputs, inputs]`, on either path.
 ///
 /// # Errors
 /// [`Error::Argument`] for a layer larger than a launch can be.
@@ -95,9 +109,15 @@ pub(super) fn plan_formed(
     let tiles = tiles.map(|count| count as u32);
     let all_tiles = tiles[0] * tiles[1];
     let samples = common.layer.samples;
-    let parts = (properties.multiprocessors / all_tiles.max(1)).clamp(1, samples.max(1));
-    let sketch_by_rows = takes_rows(common, tiles, extent);
-    let (sketched, layer) = (common.sketched(), &mut common.layer);
+    let path = choose(common, extent);
+    let factored = path == Path::Factored;
+    let stages = extent.rows.div_ceil(32);
+    let most = if factored { stages.min(u64::from(u32::MAX)) as u32 } else { samples };
+    let most = (properties.multiprocessors / all_tiles.max(1)).clamp(1, most.max(1));
+    let parts = split(most, stages, all_tiles);
+    let sketch_by_rows = !factored && takes_rows(common, tiles, extent);
+    let sketched = common.sketched() && !factored;
+    let layer = &mut common.layer;
     let (k_o, k_i) = (u64::from(layer.sketch_outputs), u64::from(layer.sketch_inputs));
     let (length, warps) = (k_o * k_i, u64::from(GRADROUTE_WARPS));
     let beside = match layer.sketch {
@@ -105,8 +125,8 @@ pub(super) fn plan_formed(
         abi::GRADROUTE_SKETCH_TWO_SIDED if !sketch_by_rows => SUMS_BYTES,
         _ => 0,
     };
-    let stage = if sketch_by_rows { 0 } else { 4 * warps * length };
-    let before = STAGES_BYTES + beside;
+    let stage = if sketch_by_rows || factored { 0 } else { 4 * warps * length };
+    let before = STAGES_BYTES + if factored { 0 } else { beside };
     let shared = stage + u64::from(before + STATIC_BYTES) <= u64::from(properties.shared_bytes);
     layer.flags |= if shared { abi::GRADROUTE_STAGE_SHARED } else { 0 };
     layer.flags |= if sketch_by_rows { abi::GRADROUTE_SKETCH_ROWS } else { 0 };
@@ -120,7 +140,7 @@ pub(super) fn plan_formed(
     let request = &common.wish.request;
     let at = Places {
         totals: take.take(request.dw && parts > 1, 4 * u64::from(parts) * weights),
-        squares: take.take(request.norms, 4 * samples * all_tiles),
+        squares: take.take(request.norms && !factored, 4 * samples * all_tiles),
         sketches: take.take(sketched, 4 * samples * sketch_parts * length),
         stage: take.take(sketched && !shared, u64::from(parts) * all_tiles * stage),
         projected: take.take(sketch_by_rows, 4 * extent.rows * rows),
@@ -128,18 +148,52 @@ pub(super) fn plan_formed(
     let shared_bytes = before + if shared { stage as u32 } else { 0 };
     let sketch_parts = u32::try_from(sketch_parts)
         .map_err(|_| Error::argument("offsets", "fewer than 2^38 rows a sample", extent.longest))?;
-    Ok(FormedPlan { tiles, parts, shared_bytes, sketch_by_rows, sketch_parts, at })
+    Ok(FormedPlan { path, tiles, parts, shared_bytes, sketch_by_rows, sketch_parts, at })
+}
+
+/// Which path: the factored one where it is possible and takes less. Where something is recorded: no sample
+/// has more than 32 rows, and the sketch is one of the rows. For `dW` alone: a sample has 256 or fewer
+/// on average. The wish comes first, if it is possible.
+fn choose(common: &Common, extent: Extent) -> Path {
+    let request = &common.wish.request;
+    let recorded = request.norms || common.sketched();
+    let few = extent.longest <= u64::from(abi::GRADROUTE_FEW_ROWS) && sketches_rows(common);
+    let together = extent.rows <= ROWS_TOGETHER * u64::from(common.layer.samples);
+    // Rows of 32 samples are counted in 32 bits.
+    let possible = extent.factored && extent.rows < 1 << 31 && (few || !recorded);
+    match common.wish.path {
+        Some(Path::Factored) | None if !possible => Path::Formed,
+        Some(path) => path,
+        None if few || together => Path::Factored,
+        None => Path::Formed,
+    }
+}
+
+/// In how many parts the work of so many stages of a tile is done soonest: each takes its share of the
+/// products, and has a total that is written and read again.
+fn split(most: u32, stages: u64, tiles: u32) -> u32 {
+    let (most, tiles) = (u64::from(most), u64::from(tiles.max(1)));
+    let worth = (TOTALS_A_STAGE * stages / tiles).isqrt();
+    worth.clamp(1, most) as u32
+}
+
+/// Whether a sketch, if there is one, can come from the rows' projections.
+fn sketches_rows(common: &Common) -> bool {
+    let layer = &common.layer;
+    let sides = [layer.sketch_outputs, layer.sketch_inputs];
+    let two_sided = layer.sketch == abi::GRADROUTE_SKETCH_TWO_SIDED
+        && sides.iter().all(|&side| side <= abi::GRADROUTE_SKETCH_ROWS_MOST)
+        // One weight holds for a sample's sketch.
+        && (layer.flags & abi::GRADROUTE_SKETCH_ROUTED == 0 || layer.regions <= 1);
+    two_sided || !common.sketched()
 }
 
 /// Whether a sketch of the rows is possible, and takes fewer matrix instructions.
 fn takes_rows(common: &Common, tiles: [u32; 2], extent: Extent) -> bool {
     let layer = &common.layer;
     let sides = [layer.sketch_outputs, layer.sketch_inputs];
-    let possible = layer.sketch == abi::GRADROUTE_SKETCH_TWO_SIDED
-        && sides.iter().all(|&side| side <= abi::GRADROUTE_SKETCH_ROWS_MOST)
-        // One weight holds for a sample's sketch, and one matrix for all of its outputs.
-        && (layer.flags & abi::GRADROUTE_SKETCH_ROUTED == 0 || layer.regions <= 1)
-        && extent.plain_rows;
+    // One matrix for all of its outputs.
+    let possible = common.sketched() && sketches_rows(common) && extent.plain_rows;
     let [k_o, k_i] = sides.map(|side| u64::from(side.div_ceil(8)));
     // Of 32 rows: eight instructions for each 16 of them and 8 columns. Of a sample's tile: see
     // two_sided.cuh.
@@ -152,9 +206,13 @@ fn takes_rows(common: &Common, tiles: [u32; 2], extent: Extent) -> bool {
 
 impl fmt::Display for FormedPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "formed in {} × {} tiles", self.tiles[0], self.tiles[1])?;
+        let [path, split] = match self.path {
+            Path::Formed => ["formed", "samples"],
+            Path::Factored => ["factored: dW over all rows", "rows"],
+        };
+        write!(f, "{path} in {} × {} tiles", self.tiles[0], self.tiles[1])?;
         write!(f, " of {GRADROUTE_TILE} × {GRADROUTE_TILE}")?;
-        write!(f, ", samples in {} parts", self.parts)?;
+        write!(f, ", {split} in {} parts", self.parts)?;
         write!(f, "{}", if self.sketch_by_rows { ", sketched by rows" } else { "" })?;
         write!(f, ", {} KiB of shared memory a block", self.shared_bytes.div_ceil(1024))
     }
@@ -187,7 +245,8 @@ impl Call<'_> {
             [totals, squares, sketches, stage, projected].map(|part| self.work(part));
         let [outputs, inputs] = plan.tiles;
         let (tiles, request) = (outputs * inputs, &self.plan.wish.request);
-        if tiles > 0 {
+        let factored = plan.path == Path::Factored;
+        if tiles > 0 && (request.dw || !factored) {
             let blocks = [inputs, outputs, plan.parts];
             let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: plan.shared_bytes };
             let tail = [
@@ -212,6 +271,9 @@ impl Call<'_> {
             launch! { self, "reduce", &self.name("reduce_totals"), Grid::plain(blocks, 1);
             layer, totals, plan.parts, at.dw }?;
         }
+        if factored {
+            return Ok(());
+        }
         if request.norms && layer.samples > 0 {
             launch! { self, "reduce", "reduce_squares", Grid::plain(layer.samples, 1);
             layer, at.offsets, squares, u64::from(tiles), at.sq_norm }?;
@@ -222,5 +284,17 @@ impl Call<'_> {
             layer, at.offsets, at.categories, route, at.gates, projected, outputs, inputs, sketches }?;
         }
         self.reduce_sketches(sketches, u64::from(plan.sketch_parts))
+    }
+    /// Queues norms and sketches of the factored path, of rows `x` and `dy`.
+    pub(super) fn records(&self, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {
+        let (at, [route, ..]) = (self.at, self.tables);
+        let layer = self.aligned(&[(x, self.plan.layer.inputs), (dy, self.plan.layer.outputs)]);
+        if (!self.plan.wish.request.norms && !self.plan.sketched()) || layer.samples == 0 {
+            return Ok(());
+        }
+        let grid = Grid::plain(layer.samples, 1);
+        launch! { self, "sample_gram", &self.name("sample_gram"), grid;
+        layer, x, dy, at.offsets, at.categories, route, at.gates, self.plan.sketch_factor(), at.sq_norm,
+        at.sketch }
     }
 }

@@ -7,10 +7,13 @@ use cudarc::driver::sys::CUdeviceptr;
 use super::call::{Call, aligned, launch};
 use super::device::Grid;
 use super::formed::{Extent, FormedPlan, plan_formed, tiles};
-use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GradrouteLayer};
+use super::generated::{
+    GRADROUTE_NORMS, GRADROUTE_SKETCH_NONE, GRADROUTE_THREADS, GRADROUTE_TILE, GradrouteLayer,
+};
 use super::plan::{Common, Parts, Properties, Wish};
 use super::queue::{Plan, Queue};
 use crate::Result;
+use crate::ops::plan::Path;
 use crate::problem::{Dtype, Linear};
 
 /// How a linear layer's backward pass runs on a device. `Display` puts it into words.
@@ -35,7 +38,7 @@ pub fn plan_linear(
     let (rows, shape) = (problem.rows(), problem.gradient());
     let mut common = Common::new(shape, rows, dtype, wish)?;
     let mut take = Parts::default();
-    let extent = Extent::of(rows, dtype.size() == 2);
+    let extent = Extent::of(rows, dtype.size() == 2, true);
     let sides = [tiles(shape.outputs()), tiles(shape.inputs())];
     let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
     let bias = take.bias(&common);
@@ -101,8 +104,17 @@ impl Queue for LinearPlan {
         }
         if self.common.forms() {
             let (layer, at) = (call.layer(), call.at);
-            let layer = call.aligned(&[(at.x, layer.inputs), (at.dy, layer.outputs)]);
-            call.form(&self.formed, "linear_wgrad", "linear_wgrad", (layer, at.x, at.dy))?;
+            let mut layer = call.aligned(&[(at.x, layer.inputs), (at.dy, layer.outputs)]);
+            if self.formed.path == Path::Factored {
+                // The product knows nothing of the records.
+                layer.flags &= !GRADROUTE_NORMS;
+                layer.sketch = GRADROUTE_SKETCH_NONE;
+                let kernel = ("linear_factored", "linear_factored_wgrad");
+                call.form(&self.formed, kernel.0, kernel.1, (layer, at.x, at.dy))?;
+                call.records([at.x, at.dy])?;
+            } else {
+                call.form(&self.formed, "linear_wgrad", "linear_wgrad", (layer, at.x, at.dy))?;
+            }
         }
         if !self.common.bias_asked() {
             return Ok(());
@@ -150,18 +162,59 @@ mod tests {
     fn samples_are_split_where_tiles_do_not_fill_the_device() {
         let sketch = Sketch::two_sided(16, 1, 0).unwrap();
         let small = plan(16, 256, 320, sketch);
-        assert_eq!((small.formed.tiles, small.formed.parts), ([3, 3], 11));
+        assert_eq!((small.formed.tiles, small.formed.parts), ([3, 3], 9));
         assert_eq!(plan(16, 256, 1280, sketch).formed.parts, 1);
         assert_eq!(plan(4, 256, 128, sketch).formed.parts, 4);
         let text = small.to_string();
-        assert!(text.contains("3 × 3 tiles") && text.contains("11 parts"), "{text}");
+        assert!(text.contains("3 × 3 tiles") && text.contains("9 parts"), "{text}");
+        assert!(text.starts_with("formed"), "{text}");
+    }
+
+    #[test]
+    fn no_more_totals_than_products_are_worth() {
+        let sketch = Sketch::two_sided(16, 1, 0).unwrap();
+        // 39 stages of 9 tiles, and 4096 of as many.
+        assert_eq!(plan(16, 77, 320, sketch).formed.parts, 5);
+        assert_eq!(plan(16, 8192, 320, sketch).formed.parts, 11);
+    }
+
+    #[test]
+    fn few_rows_are_factored() {
+        let two_sided = Sketch::two_sided(16, 1, 0).unwrap();
+        let path = |rows, sketch| plan(16, rows, 320, sketch).formed.path;
+        assert_eq!(path(1, two_sided), Path::Factored);
+        assert_eq!(path(32, two_sided), Path::Factored);
+        assert_eq!(path(33, two_sided), Path::Formed);
+        assert_eq!(path(1, Sketch::count(64, 1, 0).unwrap()), Path::Formed);
+        assert_eq!(path(1, Sketch::two_sided(64, 1, 0).unwrap()), Path::Formed);
+        let text = plan(16, 1, 320, two_sided).to_string();
+        assert!(text.contains("factored: dW over all rows in 3 × 3 tiles"), "{text}");
+    }
+
+    #[test]
+    fn a_wish_decides_where_both_paths_are_possible() {
+        let properties = Properties { multiprocessors: 100, shared_bytes: 99 << 10 };
+        let plan = |rows, norms, path| {
+            let problem = Linear::new(Rows::uniform(16, rows).unwrap(), 320, 320).unwrap();
+            let request = Request { dw: true, norms, ..Request::default() };
+            let wish = Wish { request, path, ..Wish::default() };
+            plan_linear(&problem, Dtype::F32, wish, &properties).unwrap().formed.path
+        };
+        use Path::{Factored, Formed};
+        // Alone, dW is one product for longer.
+        let planned = [256, 257].map(|rows| plan(rows, false, None));
+        assert_eq!(planned, [Factored, Formed]);
+        assert_eq!([1, 33].map(|rows| plan(rows, true, None)), [Factored, Formed]);
+        assert_eq!([1, 33].map(|rows| plan(rows, true, Some(Formed))), [Formed, Formed]);
+        assert_eq!([1, 33].map(|rows| plan(rows, true, Some(Factored))), [Factored, Formed]);
+        assert_eq!(plan(4096, false, Some(Factored)), Factored);
     }
 
     #[test]
     fn few_rows_are_sketched_as_rows() {
         let sketch = Sketch::two_sided(16, 1, 0).unwrap();
         let by_rows = |rows, features| plan(16, rows, features, sketch).formed.sketch_by_rows;
-        assert!(by_rows(77, 320) && by_rows(256, 1280) && by_rows(1, 8));
+        assert!(by_rows(77, 320) && by_rows(256, 1280) && by_rows(40, 8));
         assert!(!by_rows(4096, 320));
         let wide = plan(16, 1, 320, Sketch::two_sided(64, 1, 0).unwrap());
         assert!(!wide.formed.sketch_by_rows);

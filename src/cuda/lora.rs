@@ -58,7 +58,7 @@ pub fn plan_lora(
         let shape = layer.gradient();
         let mut common = Common::new(shape, rows, dtype, wish)?;
         let sides = [tiles(shape.outputs()), tiles(shape.inputs())];
-        let extent = Extent::of(rows, false);
+        let extent = Extent::of(rows, false, false);
         let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
         Ok((common, formed))
     };

@@ -4,7 +4,7 @@ use super::buffers::{Operand, Operands};
 use super::generated as abi;
 use super::generated::GradrouteLayer;
 use super::routing::RoutingShape;
-use crate::ops::plan::Request;
+use crate::ops::plan::{Path, Request};
 use crate::problem::{Dtype, GradientShape, Rows};
 use crate::projection::{Sketch, SketchKind};
 use crate::{Error, Result};
@@ -39,6 +39,8 @@ pub struct Wish {
     pub sample_scale: f32,
     /// Of the layer's routing, if it is routed.
     pub routing: Option<RoutingShape>,
+    /// The path of weight gradients, where it is possible; `None` leaves it to the planner.
+    pub path: Option<Path>,
 }
 
 impl Default for Wish {
@@ -54,6 +56,7 @@ impl Default for Wish {
             sketch_routed: false,
             sample_scale: 1.0,
             routing: None,
+            path: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Convolutions on buffers whose channels come last, for the suite, whose own come first.
+//! Backends of one kind of layer, for the suite: linear layers, and convolutions on buffers whose channels
+//! come last, whereas the suite's own come first.
 
 use gradroute::Result;
 use gradroute::cuda::{Cuda, ImageLayout};
@@ -11,14 +12,22 @@ use gradroute::problem::{Conv2d, Element, Embedding, Linear, Lora, Norm};
 use crate::support::case::Problem;
 use crate::support::run::Tested;
 
-/// A backend for convolutions alone: turns every buffer over on its way in and out.
-pub struct ChannelsLast(pub Cuda);
+/// A backend for linear layers alone, or for convolutions alone: then it turns every buffer over on its way
+/// in and out.
+pub struct Alone<const LINEAR: bool>(pub Cuda);
 
-impl Tested for ChannelsLast {
+pub type Linears = Alone<true>;
+pub type ChannelsLast = Alone<false>;
+
+impl<const LINEAR: bool> Tested for Alone<LINEAR> {
     const SLOW: bool = Cuda::SLOW;
 
     fn covers(problem: &Problem) -> bool {
-        matches!(problem, Problem::Conv2d(_))
+        match problem {
+            Problem::Linear(_) => LINEAR,
+            Problem::Conv2d(_) => !LINEAR,
+            _ => false,
+        }
     }
 }
 
@@ -39,7 +48,7 @@ fn turn_over<T: Copy>(values: &mut [T], sides: [usize; 2]) {
     values.copy_from_slice(&turned);
 }
 
-impl Backend for ChannelsLast {
+impl<const LINEAR: bool> Backend for Alone<LINEAR> {
     fn run_conv2d<T: Element>(
         &mut self,
         problem: &Conv2d,

@@ -7,12 +7,12 @@ use bytemuck::Pod;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaSlice, DevicePtr};
 use gradroute::cuda::{self, Cuda, Device, Plan, Pointers, Properties, Wish, plan_linear};
-use gradroute::ops::plan::Request;
+use gradroute::ops::plan::{Path, Request};
 use gradroute::problem::{Dtype, Linear, Rows};
 use gradroute::projection::Sketch;
 use half::bf16;
 
-use crate::channels_last::ChannelsLast;
+use crate::channels_last::{Alone, ChannelsLast, Linears};
 use crate::support::case::Case;
 use crate::support::catalogue::representatives;
 use crate::support::run::run_all;
@@ -45,9 +45,19 @@ pub fn open_small() -> Cuda {
     cuda.planned_for(properties)
 }
 
+/// The same for linear layers, all of them formed.
+pub fn open_formed() -> Linears {
+    Alone(open().forced_to(Path::Formed))
+}
+
+/// The other path, planning for a single multiprocessor.
+pub fn open_factored() -> Linears {
+    Alone(open_small().forced_to(Path::Factored))
+}
+
 /// The same, for convolutions whose channels come last.
 pub fn open_last() -> ChannelsLast {
-    ChannelsLast(open())
+    Alone(open())
 }
 
 /// What four threads get at once, each from a stream of its own, is what one gets alone, bit for bit.
