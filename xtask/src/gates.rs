@@ -88,7 +88,7 @@ fn disassemble(image: &Path, kernels: &str) -> Result<Vec<(u32, String)>> {
 }
 
 /// The lines that only one of two texts has, if any.
-fn difference(old: &str, new: &str) -> Option<String> {
+pub fn difference(old: &str, new: &str) -> Option<String> {
     let only = |sign: char, one: &str, other: &str| -> String {
         let others: Vec<&str> = other.lines().collect();
         let lines = one.lines().filter(|line| !others.contains(line));
@@ -98,7 +98,7 @@ fn difference(old: &str, new: &str) -> Option<String> {
 }
 
 /// The names of the kernel sources.
-fn sources() -> Result<Vec<String>> {
+pub fn sources() -> Result<Vec<String>> {
     let entries = std::fs::read_dir(shell::root().join("kernels"))?;
     let paths = entries.flatten().map(|entry| entry.path());
     let sources = paths.filter(|path| path.extension().is_some_and(|extension| extension == "cu"));
@@ -106,7 +106,7 @@ fn sources() -> Result<Vec<String>> {
 }
 
 /// Builds a device test, and so the kernels that all of them share; the folder of these.
-fn build(unchecked: bool) -> Result<PathBuf> {
+pub fn build(unchecked: bool) -> Result<PathBuf> {
     let nvcc = crate::kernels::compiler()?.context("NVCC=off leaves no kernels to check")?;
     let said = Command::new(&nvcc).arg("--version").output()?.stdout;
     let version = toolkit::version(&String::from_utf8_lossy(&said));

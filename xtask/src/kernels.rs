@@ -5,11 +5,11 @@
 //! for the test that compares the generated parameter structs with the C header.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell;
 use toolkit::Compiler;
@@ -76,6 +76,17 @@ pub fn compiler() -> Result<Option<PathBuf>> {
         Compiler::Found(nvcc) => Ok(Some(nvcc)),
         _ => bail!("the fetched packages hold no nvcc"),
     }
+}
+
+/// Compiles a source to PTX for the lowest architecture, `<source>.ptx` in a folder.
+pub fn text(nvcc: &Path, kernels: &Path, source: &str, folder: &Path) -> Result<()> {
+    let mut command = Command::new(nvcc);
+    command.args(["-ptx", "-std=c++17", "-O3"]);
+    command.arg(format!("-arch=compute_{}", toolkit::ARCHITECTURES[0]));
+    command.arg("-I").arg(kernels.join("include")).arg(kernels.join(format!("{source}.cu")));
+    let output = command.arg("-o").arg(folder.join(format!("{source}.ptx"))).output()?;
+    ensure!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// The folder of the fetched libclang, if it was fetched.

@@ -9,9 +9,11 @@ mod evaluate;
 mod gates;
 mod gpu;
 mod kernels;
+mod mutants;
 mod peers;
 mod shell;
 mod test;
+mod verify;
 
 use clap::Parser;
 
@@ -43,6 +45,23 @@ enum Task {
     },
     /// On a machine with a GPU: run all device tests, compute-sanitizer and benches, and write one report.
     Gpu,
+    /// Get one line of a kernel wrong after the other, as xtask/mutants.toml says: a test must go red on
+    /// each. Takes an hour or more; goes on where it was stopped.
+    Mutants {
+        /// Only those whose name holds this.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Prove small launches of the kernels free of races with sentryward, read their machine code with
+    /// cuxray, and compare with the table.
+    Verify {
+        /// Only launches of kernels whose name holds this, and no machine code.
+        #[arg(long)]
+        only: Option<String>,
+        /// Write the table anew.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Render data/glyphs.png from the typefaces listed in data/typefaces.toml.
     Data,
     /// Run the same work by us and by the frameworks we are measured against, installed from PyPI
@@ -62,6 +81,8 @@ fn main() -> anyhow::Result<()> {
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),
         Task::Gpu => gpu::run(),
+        Task::Mutants { only } => mutants::run(only.as_deref()),
+        Task::Verify { only, bless } => verify::run(only.as_deref(), bless),
         Task::Data => data::render(),
         Task::Peers(arguments) => peers::run(&arguments),
         Task::Evaluate(evaluation) => evaluation.run(),
