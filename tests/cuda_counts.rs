@@ -6,9 +6,14 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use gradroute::cuda::Cuda;
-use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options, ParamGrad, Routing};
-use gradroute::problem::{Linear, Rows};
+use gradroute::cuda::{
+    Cuda, FormedPlan, ImageLayout, RoutingShape, Wish, plan_conv2d, plan_linear,
+};
+use gradroute::ops::plan::{Path, Request};
+use gradroute::ops::{
+    Backend, ConvInputs, LayerOutputs, LinearInputs, Options, ParamGrad, Routing,
+};
+use gradroute::problem::{Conv2d, Conv2dSpec, Dtype, GradientShape, Linear, Padding, Rows};
 use gradroute::projection::Sketch;
 use gradroute::routing::{LayerRouting, RegionMap};
 use half::bf16;
@@ -20,15 +25,26 @@ const HEAD: &str = "\
 # What the CUDA kernels cost
 
 Counts, not times: softcuda executes the PTX for compute capability 8.0 as on a device of 132
-multiprocessors. `dW` in f32 of bf16 inputs, all launches of the call. *Plain*: without norms, sketch and
-routing. *Two-sided* (16 × 16) and *count* (256): with route weights, exact norms and the sketch.
-*Half*: `dW` alone, every other sample routed away. Millions of warp instructions, thousands of matrix
-instructions and MB of 32-byte sectors, and their ratios to plain; *conflicts* are wavefronts of shared
-memory beyond the ideal, over the ideal.
+multiprocessors. `dW` in f32 of bf16 inputs, all launches of the call; convolutions have 3 × 3 kernels, a
+padding of 1 and channels last. *Plain*: without norms, sketch and routing. *Two-sided* (16 × 16) and
+*count* (256): with route weights, exact norms and the sketch. *Half*: `dW` alone, every other sample routed
+away. *Path*: as planned.
 
-| samples × rows, layer | what | instructions | matrix | MB | ratios | conflicts |
-|---|---|---|---|---|---|---|
+Millions of warp instructions, thousands of matrix instructions, MB of 32-byte sectors, and their ratios to
+plain. *Cycles*, in thousands: of issue slots, warp instructions / (4 schedulers × 132); and of matrix units,
+8 for each m16n8k16 (2048 multiply-adds, 256 a cycle) / (4 units × 132). They are PTX instructions, all
+multiprocessors evenly loaded: what they say is which of the two a kernel needs more of. *Least*: bytes over
+the least possible for the tiling: each tile reads its columns of the samples' rows once, `dW` is written
+once, running totals are written and read once, records are written. *Conflicts*: wavefronts of shared
+memory beyond the ideal, over the ideal, of all accesses, and of those that run at least half as often as the
+matrix instruction that runs most.
+
+| samples × rows, layer | what | path | instructions | matrix | MB | ratios | cycles | least | conflicts |
+|---|---|---|---|---|---|---|---|---|---|
 ";
+
+/// Multiprocessors, and schedulers and matrix units of all of them.
+const UNITS: f64 = 4.0 * 132.0;
 
 /// One call's counts.
 #[derive(Clone, Copy, Default)]
@@ -36,8 +52,35 @@ struct Counts {
     issued: u64,
     matrix: u64,
     sectors: u64,
-    wavefronts: u64,
-    ideal: u64,
+    /// Wavefronts of shared memory, and the ideal, of all lines and of the main loop's.
+    shared: [[u64; 2]; 2],
+}
+
+impl Counts {
+    /// Adds one launch, a JSON object.
+    fn add(&mut self, launch: &Value) {
+        let of = |row: &Value, name: &str| row[name].as_u64().unwrap_or(0);
+        let total = |name: &str| of(&launch["totals"], name);
+        self.issued += total("issued");
+        self.matrix += total("matrix_operations") / (16 * 8 * 16);
+        self.sectors += total("global_sectors");
+        let lines = launch["lines"].as_array().unwrap();
+        let matrix = lines.iter().filter(|line| of(line, "matrix_operations") > 0);
+        let most = matrix.map(|line| of(line, "issued")).max().unwrap_or(u64::MAX);
+        for line in lines {
+            let counts = ["shared_wavefronts", "shared_ideal"].map(|name| of(line, name));
+            let main = most < u64::MAX && 2 * of(line, "issued") >= most;
+            for (sums, _) in self.shared.iter_mut().zip([true, main]).filter(|(_, counts)| *counts)
+            {
+                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
+        }
+    }
+
+    fn conflicts(&self) -> [f64; 2] {
+        let over = |[wavefronts, ideal]: [u64; 2]| wavefronts as f64 / ideal.max(1) as f64 - 1.0;
+        self.shared.map(|counts| if counts[1] == 0 { 0.0 } else { over(counts) })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,6 +88,11 @@ enum What {
     Plain,
     Recorded(Sketch),
     Half,
+}
+
+enum Layer {
+    Linear(Linear),
+    Conv(Conv2d),
 }
 
 #[test]
@@ -57,19 +105,12 @@ fn counts_are_those_of_the_table() {
     let mut count = |call: &mut dyn FnMut()| {
         call();
         let text = fs::read_to_string(&file).unwrap_or_default();
-        let rows: Vec<Value> =
-            text.lines().skip(seen).map(|line| serde_json::from_str(line).unwrap()).collect();
-        seen += rows.len();
-        rows.iter().fold(Counts::default(), |sum, row| {
-            let total = |name: &str| row["totals"][name].as_u64().unwrap();
-            Counts {
-                issued: sum.issued + total("issued"),
-                matrix: sum.matrix + total("matrix_operations") / (16 * 8 * 16),
-                sectors: sum.sectors + total("global_sectors"),
-                wavefronts: sum.wavefronts + total("shared_wavefronts"),
-                ideal: sum.ideal + total("shared_ideal"),
-            }
-        })
+        let mut sum = Counts::default();
+        for line in text.lines().skip(seen) {
+            seen += 1;
+            sum.add(&serde_json::from_str(line).unwrap());
+        }
+        sum
     };
     // What stands in the file already is another process' work.
     count(&mut || {});
@@ -81,28 +122,15 @@ fn counts_are_those_of_the_table() {
         ("half", What::Half),
     ];
     let mut table = String::from(HEAD);
-    for (rows, inputs, outputs) in [(4096, 320, 320), (256, 1280, 1280), (77, 768, 320)] {
-        let problem = Linear::new(Rows::uniform(16, rows).unwrap(), inputs, outputs).unwrap();
+    for layer in layers() {
         let mut plain = Counts::default();
         for (name, what) in kinds {
-            let counts = count(&mut || run(&mut cuda, &problem, what));
+            let counts = count(&mut || layer.run(&mut cuda, what));
             if what == What::Plain {
                 plain = counts;
             }
-            let ratio = |of: fn(&Counts) -> u64| of(&counts) as f64 / of(&plain) as f64;
-            writeln!(
-                table,
-                "| 16 × {rows}, {inputs} → {outputs} | {name} | {:.3} | {:.1} | {:.2} | \
-                 {:.3}, {:.3}, {:.3} | {:.3} |",
-                counts.issued as f64 / 1e6,
-                counts.matrix as f64 / 1e3,
-                counts.sectors as f64 * 32.0 / 1e6,
-                ratio(|counts| counts.issued),
-                ratio(|counts| counts.matrix),
-                ratio(|counts| counts.sectors),
-                counts.wavefronts as f64 / counts.ideal as f64 - 1.0,
-            )
-            .unwrap();
+            let plan = layer.plan(&cuda, what);
+            table += &line(&layer, name, &plan, &counts, &plain, layer.least(&plan, what));
         }
     }
     if std::env::var("GRADROUTE_BLESS").is_ok_and(|value| value == "1") {
@@ -112,32 +140,174 @@ fn counts_are_those_of_the_table() {
     assert_eq!(fs::read_to_string(TABLE).unwrap(), table, "the kernels' cost has changed");
 }
 
-fn run(cuda: &mut Cuda, problem: &Linear, what: What) {
-    let (samples, total) = (problem.rows().samples(), problem.rows().total());
-    let (inputs, outputs) = (problem.in_features(), problem.out_features());
-    let x = vec![bf16::ONE; total * inputs];
-    let dy = vec![bf16::ONE; total * outputs];
-    // Two regions; category 1 trains nothing.
-    let owned = gradroute::routing::Region { outputs: outputs / 2..outputs, inputs: 0..inputs };
-    let regions = RegionMap::new(outputs, inputs, vec![owned]).unwrap();
-    let routes = vec![1.0, 0.5, 0.0, 0.0];
-    let layer = LayerRouting::new(regions, 2, routes, vec![1.0; 4]).unwrap();
-    let away = |n: usize| u32::from(what == What::Half && n % 2 == 1);
-    let categories: Vec<u32> = (0..samples).map(away).collect();
-    let mut options = Options::default();
-    if what != What::Plain {
-        options.routing = Some(Routing { layer: &layer, categories: &categories, gates: None });
+/// The shapes of the table.
+fn layers() -> Vec<Layer> {
+    let linear = |(rows, inputs, outputs)| {
+        Layer::Linear(Linear::new(Rows::uniform(16, rows).unwrap(), inputs, outputs).unwrap())
+    };
+    let conv = |(edge, channels)| {
+        let spec = Conv2dSpec {
+            samples: 4,
+            in_channels: channels,
+            out_channels: channels,
+            size: [edge, edge],
+            kernel: [3, 3],
+            padding: Padding::symmetric(1, 1),
+            ..Conv2dSpec::default()
+        };
+        Layer::Conv(Conv2d::new(spec).unwrap())
+    };
+    let linears = [(4096, 320, 320), (256, 1280, 1280), (77, 768, 320), (1, 1280, 1280)];
+    let convs = [(16, 320), (8, 640)];
+    linears.map(linear).into_iter().chain(convs.map(conv)).collect()
+}
+
+fn line(
+    layer: &Layer,
+    name: &str,
+    plan: &FormedPlan,
+    counts: &Counts,
+    plain: &Counts,
+    least: f64,
+) -> String {
+    let ratio = |of: fn(&Counts) -> u64| of(counts) as f64 / of(plain) as f64;
+    let bytes = counts.sectors as f64 * 32.0;
+    let [all, main] = counts.conflicts();
+    let path = if plan.path == Path::Formed { "formed" } else { "factored" };
+    let mut text = format!("| {} | {name} | {path} in {}", layer.name(), plan.parts);
+    write!(text, " | {:.3}", counts.issued as f64 / 1e6).unwrap();
+    write!(text, " | {:.1} | {:.2}", counts.matrix as f64 / 1e3, bytes / 1e6).unwrap();
+    write!(text, " | {:.3}, ", ratio(|counts| counts.issued)).unwrap();
+    write!(text, "{:.3}, ", ratio(|counts| counts.matrix)).unwrap();
+    write!(text, "{:.3}", ratio(|counts| counts.sectors)).unwrap();
+    write!(text, " | {:.1}, ", counts.issued as f64 / UNITS / 1e3).unwrap();
+    write!(text, "{:.1}", counts.matrix as f64 * 8.0 / UNITS / 1e3).unwrap();
+    writeln!(text, " | {:.3} | {all:.3}, {main:.3} |", bytes / least).unwrap();
+    text
+}
+
+impl Layer {
+    fn name(&self) -> String {
+        let [samples, rows] = self.rows();
+        match self {
+            Self::Linear(linear) => {
+                format!("{samples} × {rows}, {} → {}", linear.in_features(), linear.out_features())
+            }
+            Self::Conv(conv) => {
+                let [high, wide] = conv.spec().size;
+                format!("{samples} × {high}·{wide}, convolution of {}", conv.spec().in_channels)
+            }
+        }
     }
-    let mut dw = vec![0.0; outputs * inputs];
-    let mut sq_norm = vec![0.0; samples];
-    let mut sketch = Vec::new();
-    let mut out = LayerOutputs { dw: Some(ParamGrad::F32(&mut dw)), ..LayerOutputs::default() };
-    if let What::Recorded(kind) = what {
-        options.sketch = Some(kind);
-        sketch.resize(samples * kind.len(), 0.0);
-        out.sq_norm = Some(&mut sq_norm);
-        out.sketch = Some(&mut sketch);
+
+    fn shape(&self) -> GradientShape {
+        match self {
+            Self::Linear(linear) => linear.gradient(),
+            Self::Conv(conv) => conv.gradient(),
+        }
     }
-    let inputs = LinearInputs { x: &x, dy: &dy, weight: None };
-    cuda.linear(problem, &options, inputs, None, out).unwrap();
+
+    /// Samples, and rows of each.
+    fn rows(&self) -> [usize; 2] {
+        match self {
+            Self::Linear(linear) => {
+                [linear.rows().samples(), linear.rows().total() / linear.rows().samples()]
+            }
+            Self::Conv(conv) => [conv.spec().samples, conv.out_size().iter().product()],
+        }
+    }
+
+    /// Two regions; category 1 trains nothing.
+    fn routing(&self) -> LayerRouting {
+        let (outputs, inputs) = (self.shape().outputs(), self.shape().features());
+        let owned = gradroute::routing::Region { outputs: outputs / 2..outputs, inputs: 0..inputs };
+        let regions = RegionMap::new(outputs, inputs, vec![owned]).unwrap();
+        LayerRouting::new(regions, 2, vec![1.0, 0.5, 0.0, 0.0], vec![1.0; 4]).unwrap()
+    }
+
+    /// The plan of a call.
+    fn plan(&self, cuda: &Cuda, what: What) -> FormedPlan {
+        let sketch = if let What::Recorded(sketch) = what { Some(sketch) } else { None };
+        let recorded = sketch.is_some();
+        let wish = Wish {
+            request: Request { dw: true, norms: recorded, sketch: recorded, ..Request::default() },
+            sketch,
+            routing: (what != What::Plain).then(|| RoutingShape::of(&self.routing())),
+            ..Wish::default()
+        };
+        let properties = cuda.properties();
+        match self {
+            Self::Linear(linear) => {
+                plan_linear(linear, Dtype::Bf16, wish, &properties).unwrap().formed
+            }
+            Self::Conv(conv) => {
+                let layout = ImageLayout::ChannelsLast;
+                plan_conv2d(conv, layout, Dtype::Bf16, wish, &properties).unwrap().formed
+            }
+        }
+    }
+
+    /// The least bytes that such a plan can move.
+    fn least(&self, plan: &FormedPlan, what: What) -> f64 {
+        let [samples, rows] = self.rows().map(|count| count as f64);
+        let taken = if what == What::Half { samples / 2.0 } else { samples };
+        let (outputs, inputs) = (self.shape().outputs() as f64, self.shape().inputs() as f64);
+        // Numbers of a row of X that are there: what a convolution sees of its padding is not.
+        let seen = match self {
+            Self::Linear(_) => inputs,
+            Self::Conv(conv) => {
+                let inside = conv.spec().size.map(|edge| (3 * edge - 2) as f64 / (3 * edge) as f64);
+                inputs * inside[0] * inside[1]
+            }
+        };
+        let [down, across] = plan.tiles.map(f64::from);
+        let operands = 2.0 * taken * rows * (down * seen + across * outputs);
+        let totals = if plan.parts > 1 { 2.0 * f64::from(plan.parts) } else { 0.0 };
+        let records = match what {
+            What::Recorded(sketch) => 4.0 * samples * (1 + sketch.len()) as f64,
+            _ => 0.0,
+        };
+        operands + 4.0 * outputs * inputs * (1.0 + totals) + records
+    }
+
+    fn run(&self, cuda: &mut Cuda, what: What) {
+        let [samples, rows] = self.rows();
+        let shape = self.shape();
+        let pixels = match self {
+            Self::Linear(linear) => rows * linear.in_features(),
+            Self::Conv(conv) => {
+                conv.spec().in_channels * conv.spec().size.iter().product::<usize>()
+            }
+        };
+        let x = vec![bf16::ONE; samples * pixels];
+        let dy = vec![bf16::ONE; samples * rows * shape.outputs()];
+        let layer = self.routing();
+        let away = |n: usize| u32::from(what == What::Half && n % 2 == 1);
+        let categories: Vec<u32> = (0..samples).map(away).collect();
+        let mut options = Options::default();
+        if what != What::Plain {
+            options.routing = Some(Routing { layer: &layer, categories: &categories, gates: None });
+        }
+        let mut dw = vec![0.0; shape.weights()];
+        let mut sq_norm = vec![0.0; samples];
+        let mut sketch = Vec::new();
+        let mut out = LayerOutputs { dw: Some(ParamGrad::F32(&mut dw)), ..LayerOutputs::default() };
+        if let What::Recorded(kind) = what {
+            options.sketch = Some(kind);
+            sketch.resize(samples * kind.len(), 0.0);
+            out.sq_norm = Some(&mut sq_norm);
+            out.sketch = Some(&mut sketch);
+        }
+        match self {
+            Self::Linear(linear) => {
+                let inputs = LinearInputs { x: &x, dy: &dy, weight: None };
+                cuda.linear(linear, &options, inputs, None, out).unwrap();
+            }
+            Self::Conv(conv) => {
+                let inputs = ConvInputs { x: &x, dy: &dy, weight: None };
+                let layout = ImageLayout::ChannelsLast;
+                cuda.conv2d_laid_out(conv, layout, &options, inputs, None, out).unwrap();
+            }
+        }
+    }
 }

@@ -202,7 +202,7 @@ mod tests {
         };
         use Path::{Factored, Formed};
         // Alone, dW is one product for longer.
-        let planned = [256, 257].map(|rows| plan(rows, false, None));
+        let planned = [128, 129].map(|rows| plan(rows, false, None));
         assert_eq!(planned, [Factored, Formed]);
         assert_eq!([1, 33].map(|rows| plan(rows, true, None)), [Factored, Formed]);
         assert_eq!([1, 33].map(|rows| plan(rows, true, Some(Formed))), [Formed, Formed]);
