@@ -20,6 +20,8 @@ pub mod problem;
 pub mod projection;
 pub mod provenance;
 pub mod reference;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod routing;
 
 #[cfg(feature = "candle")]

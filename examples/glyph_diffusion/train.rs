@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Ema};
 use gradroute::provenance::Accumulator;
 use gradroute::provenance::ledger::{BlockInfo, LayerInfo, Ledger, RunInfo, SampleInfo};
+use gradroute::provenance::query::MODEL_PARAMETERS;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -304,7 +305,11 @@ fn run_info(options: &RunOptions, data: &Dataset, model: &Governed) -> Result<Ru
         policy: model.policy().policy().to_toml(),
         policy_hash: model.policy().hash().to_string(),
         noise_edges: (1..NOISE_BINS).map(|bin| LEVELS[0] + width * bin as f32).collect(),
-        metadata: [("options".to_owned(), serde_json::to_string(options)?)].into(),
+        metadata: [
+            ("options".to_owned(), serde_json::to_string(options)?),
+            (MODEL_PARAMETERS.to_owned(), model.parameters().numbers().to_string()),
+        ]
+        .into(),
         ..RunInfo::new(SKETCH, SKETCH_SEED)
     })
 }

@@ -237,6 +237,23 @@ impl Accumulator {
         Ok(())
     }
 
+    /// The sums of groups of samples, as those of a sample whose id is the group's index;
+    /// `group_of` returns none for a sample that belongs to none. Groups without a sample are
+    /// not there.
+    ///
+    /// # Errors
+    /// None that can be met: the shapes are the accumulator's own.
+    pub fn grouped(&self, group_of: impl Fn(u64) -> Option<u64>) -> Result<Self> {
+        let mut sums = self.like();
+        for (n, &id) in self.ids.iter().enumerate() {
+            if let Some(group) = group_of(id) {
+                let (sketch, norms) = (self.sketch_at(n), self.norms_at(n));
+                sums.merge_row(group, sketch, self.totals_at(n), norms)?;
+            }
+        }
+        Ok(sums)
+    }
+
     /// [`Accumulator::merge`] for one sample: `sketch [B, K]`, `totals [B]`, `norms [bins]`.
     pub(crate) fn merge_row(
         &mut self,
@@ -256,6 +273,11 @@ impl Accumulator {
         let traces = &mut self.norms[row * norms.len()..][..norms.len()];
         traces.iter_mut().zip(norms).for_each(|(trace, later)| trace.add(later));
         Ok(())
+    }
+
+    /// Where a sample stands among those seen.
+    pub(crate) fn position(&self, id: u64) -> Option<usize> {
+        self.index.get(&id).copied()
     }
 
     /// `A` of the `n`-th sample seen, `[B, K]`.

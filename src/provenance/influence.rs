@@ -1,5 +1,8 @@
 //! Influence of every sample on a query.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{Accumulator, Whitening};
@@ -109,7 +112,7 @@ impl Influence {
 /// ```
 pub struct Scorer<'a> {
     accumulator: &'a Accumulator,
-    whitening: Option<Whitening>,
+    whitening: Option<Arc<Whitening>>,
     /// `⟨A_n, A_n⟩`, `[samples, B]`.
     squares: Vec<f64>,
 }
@@ -132,7 +135,21 @@ impl<'a> Scorer<'a> {
     pub fn whitened(accumulator: &'a Accumulator, damping: f64) -> Result<Self> {
         let whitening = Whitening::new(accumulator, damping)?;
         let squares = whitening.self_influence(accumulator);
-        Ok(Self { accumulator, whitening: Some(whitening), squares })
+        Ok(Self { accumulator, whitening: Some(Arc::new(whitening)), squares })
+    }
+
+    /// The same inner product for other sums of the same run: groups of its samples, say.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the shapes differ.
+    pub fn over<'b>(&self, other: &'b Accumulator) -> Result<Scorer<'b>> {
+        let shape = |it: &Accumulator| format!("{} × {}", it.blocks(), it.sketch_len());
+        if shape(self.accumulator) != shape(other) {
+            return Err(Error::argument("other", shape(self.accumulator), shape(other)));
+        }
+        let Some(whitening) = &self.whitening else { return Ok(Scorer::plain(other)) };
+        let squares = whitening.self_influence(other);
+        Ok(Scorer { accumulator: other, whitening: Some(whitening.clone()), squares })
     }
 
     /// Scores of all samples for a query `[B, K]`: the sketch of its unrouted gradient, by the
@@ -167,8 +184,13 @@ impl<'a> Scorer<'a> {
         &self.squares
     }
 
+    /// The sums that are compared.
+    pub fn accumulator(&self) -> &'a Accumulator {
+        self.accumulator
+    }
+
     /// The query as the sketches are multiplied with it: itself, or whitened.
-    pub(super) fn seen<'q>(&self, query: &'q [f32]) -> Result<std::borrow::Cow<'q, [f32]>> {
+    pub(super) fn seen<'q>(&self, query: &'q [f32]) -> Result<Cow<'q, [f32]>> {
         self.accumulator.check_query(query)?;
         match &self.whitening {
             Some(whitening) => Ok(whitening.apply(query)?.into()),

@@ -4,7 +4,8 @@
 //! influence of every sample on every block, in memory that does not grow with the number of
 //! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
 //! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
-//! `ledger` writes the same records to disk and reads them back.
+//! `ledger` writes the same records to disk and reads them back, and `query` answers from there,
+//! each answer with what it rests on.
 //!
 //! ```
 //! use gradroute::provenance::{Accumulator, Similarity, StepRecord};
@@ -30,14 +31,18 @@
 
 mod accumulator;
 mod attenuation;
+mod draws;
 mod duplicates;
 mod groups;
 mod influence;
 #[cfg(feature = "ledger")]
 pub mod ledger;
+#[cfg(feature = "ledger")]
+pub mod query;
 mod record;
 #[cfg(test)]
 mod tests;
+mod uncertainty;
 mod whitening;
 
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
@@ -45,8 +50,10 @@ pub use attenuation::{
     Attenuation, BlockEffect, Change, Covariance, Dial, Edit, Measured, OutputChange, Overlap,
     Predicted, Projection, Question, RegionEffect, RowFade,
 };
+pub use draws::{Draw, Query};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
 pub use influence::{Influence, Scorer, Similarity};
 pub use record::StepRecord;
+pub use uncertainty::{Estimate, deviation};
 pub use whitening::Whitening;

@@ -3,11 +3,11 @@
 use anyhow::Result;
 
 use super::Report;
-use super::html::{escape, section};
 use super::picture::{Ink, strip};
 use crate::data::{CHARACTERS, SIDE, Sample};
 use crate::governed::Dial;
 use crate::sampling::{Drawing, Wish, draw, spell};
+use gradroute::report::html::{escape, section};
 
 /// What each typeface is asked to write.
 const TEXT: &str = "Hamburg7";
@@ -99,7 +99,7 @@ pub fn dial(report: &Report) -> Result<String> {
         }
         rows.push(cells);
     }
-    let table = super::html::table(&["", "dial at 1", "½", "0"], rows);
+    let table = gradroute::report::html::table(&["", "dial at 1", "½", "0"], rows);
     let lead = "The tracked group's region and style embedding, faded together, from the same \
                 noise. At 0 what is left was learned from public typefaces alone. These see the \
                 region off at every dial, so that nothing else moves.";
@@ -107,14 +107,14 @@ pub fn dial(report: &Report) -> Result<String> {
     let points = |pick: fn(&crate::evaluate::DialLoss) -> f64| {
         losses.iter().map(|at| (f64::from(at.dial), pick(at))).collect()
     };
-    let chart = super::charts::lines(
+    let chart = gradroute::report::charts::lines(
         &[
-            super::charts::Line {
+            gradroute::report::charts::Line {
                 name: "region and style row",
                 colour: "#b72b1d",
                 points: points(|at| at.loss),
             },
-            super::charts::Line {
+            gradroute::report::charts::Line {
                 name: "region alone",
                 colour: "#c98a3a",
                 points: points(|at| at.row_kept),

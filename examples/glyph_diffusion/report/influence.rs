@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use gradroute::provenance::{Influence, Similarity, Whitening};
+use gradroute::report::charts::HeatMap;
+use gradroute::report::html::{escape, section, table};
 
 use super::Report;
-use super::charts::HeatMap;
 use super::faces::{Faces, ink, name};
-use super::html::{escape, section, table};
 use super::picture::{Ink, strip};
 use crate::data::Sample;
 use crate::probe;

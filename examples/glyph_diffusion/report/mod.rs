@@ -1,8 +1,6 @@
 //! `report.html`: whose data shaped what, pictures first, all in one file.
 
-mod charts;
 mod faces;
-mod html;
 mod influence;
 mod picture;
 
@@ -11,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use gradroute::provenance::Accumulator;
+use gradroute::report::{charts, html};
 
 use crate::data::Dataset;
 use crate::governed::Governed;

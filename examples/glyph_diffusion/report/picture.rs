@@ -47,7 +47,7 @@ pub fn strip(images: &[f32], ink: Ink, scale: usize, title: &str) -> Result<Stri
     let mut png = Vec::new();
     PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
         .write_image(&pixels, width as u32, height as u32, ExtendedColorType::Rgba8)?;
-    let (shown, title) = (width * scale, super::html::escape(title));
+    let (shown, title) = (width * scale, gradroute::report::html::escape(title));
     let data = STANDARD.encode(png);
     Ok(format!(
         "<img class=g width={shown} height={} alt=\"{title}\" title=\"{title}\" \

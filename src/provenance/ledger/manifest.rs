@@ -21,7 +21,7 @@ pub(super) const TABLES: [&str; 3] = ["events", "influence", "norms"];
 const FORMAT: &str = "gradroute-ledger";
 const VERSION: u32 = 1;
 /// What the first entry names as the one before it.
-const NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub(super) const NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Everything committed so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,10 +80,20 @@ impl Entry {
         if self.previous != previous {
             return Some("does not continue the chain");
         }
+        match self.steps {
+            Some([first, _]) if after.is_some_and(|after| first <= after) => {
+                Some("has steps out of order")
+            }
+            _ => self.own_problem(),
+        }
+    }
+
+    /// The problem with an entry by itself, if any.
+    pub(super) fn own_problem(&self) -> Option<&'static str> {
         if self.hash != self.computed_hash() {
             return Some("was altered: its hash is another");
         }
-        let expected = match (index, self.steps) {
+        let expected = match (self.index, self.steps) {
             (0, None) => RUN_FILES.map(str::to_owned).to_vec(),
             (0, Some(_)) => return Some("has steps, but describes the run"),
             (_, Some(_)) => TABLES.map(|table| table_name(self.index, table)).to_vec(),
@@ -98,9 +108,7 @@ impl Entry {
             return Some("names other checkpoint files than its own");
         }
         match self.steps {
-            Some([first, last]) if first > last || after.is_some_and(|after| first <= after) => {
-                Some("has steps out of order")
-            }
+            Some([first, last]) if first > last => Some("has steps out of order"),
             _ => None,
         }
     }
@@ -141,8 +149,7 @@ impl Manifest {
     }
 
     fn check(&self, path: &Path) -> Result<()> {
-        if self.format != FORMAT || self.version != VERSION {
-            let problem = format!("{} version {} is not known", self.format, self.version);
+        if let Some(problem) = self.unknown() {
             return Err(bad(path, problem));
         }
         if self.entries.is_empty() {
@@ -157,6 +164,17 @@ impl Manifest {
             after = entry.steps.map(|[_, last]| last).or(after);
         }
         Ok(())
+    }
+
+    /// The problem with the format, if it is not this version's.
+    pub(super) fn unknown(&self) -> Option<String> {
+        let known = self.format == FORMAT && self.version == VERSION;
+        (!known).then(|| format!("{} version {} is not known", self.format, self.version))
+    }
+
+    /// The file's content.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("numbers and strings are valid JSON")
     }
 
     /// The chain with one more entry.
@@ -176,8 +194,7 @@ impl Manifest {
 
     /// Replaces the manifest on disk: the commit.
     pub(super) fn publish(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).expect("numbers and strings are valid JSON");
-        write_bytes(&dir.join(MANIFEST), &json)?;
+        write_bytes(&dir.join(MANIFEST), &self.to_bytes())?;
         sync_dir(dir)
     }
 

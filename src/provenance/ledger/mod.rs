@@ -25,7 +25,9 @@
 //! Each manifest entry's `hash` is the BLAKE3 of the entry itself (compact JSON, fields in the
 //! order of [`Entry`], `hash` empty), and `previous` is the hash of the entry before. So whoever
 //! keeps [`LedgerReader::head`] elsewhere can tell whether anything up to there was altered;
-//! without it, cutting off the newest entries cannot be told from a shorter run.
+//! without it, cutting off the newest entries cannot be told from a shorter run. With the feature
+//! `signing` the head can be signed. [`audit()`] names everything that was altered; [`replay()`]
+//! holds the records to a computation done again.
 //!
 //! ```
 //! use gradroute::projection::SketchKind;
@@ -62,17 +64,25 @@
 //! # Ok::<(), gradroute::Error>(())
 //! ```
 
+mod audit;
 mod events;
 mod files;
 mod info;
 mod manifest;
 mod reader;
+mod replay;
 mod segment;
+#[cfg(feature = "signing")]
+mod signature;
 mod table;
 mod writer;
 
+pub use audit::{Audit, Finding, FindingKind, audit};
 pub use events::Events;
 pub use info::{BlockInfo, LayerInfo, RunInfo, SampleInfo};
 pub use manifest::{Entry, FileEntry};
 pub use reader::LedgerReader;
+pub use replay::{Deviation, Replay, ReplayBatch, replay};
+#[cfg(feature = "signing")]
+pub use signature::{SIGNATURE, Signature, audit_signature, sign};
 pub use writer::Ledger;

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use super::audit::check_file;
 use super::events::Events;
-use super::files::{bad, digest, io};
+use super::files::{bad, io};
 use super::info::RunInfo;
 use super::manifest::{Entry, FileEntry, Manifest, RUN_FILES, checkpoint_dir};
 use super::segment::{merge_segment, read_events, read_samples};
+use crate::Result;
 use crate::provenance::Accumulator;
-use crate::{Error, Result};
 
 /// What was committed when it was opened; a writer may go on meanwhile.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl LedgerReader {
     /// files themselves.
     ///
     /// # Errors
-    /// [`Error::Ledger`] or [`Error::Io`] naming the file that is missing or not as it should be.
+    /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the file that is missing or not as it should be.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         let manifest = Manifest::read(&dir)?;
@@ -65,16 +66,15 @@ impl LedgerReader {
     /// The events, segment by segment.
     ///
     /// # Errors
-    /// Each item is an [`Error::Ledger`] or [`Error::Io`] where the file cannot be read.
+    /// Each item is an [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) where the file cannot be read.
     pub fn events(&self) -> impl Iterator<Item = Result<Events>> + '_ {
-        let blocks = self.info.blocks.len();
-        self.segments().map(move |entry| read_events(&self.dir.join(&entry.files[0].name), blocks))
+        self.segments().map(|entry| self.events_of(entry))
     }
 
     /// `A_n` of every sample and block, rebuilt; the same bits as the writer's own.
     ///
     /// # Errors
-    /// [`Error::Ledger`] or [`Error::Io`] naming the file that cannot be read.
+    /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the file that cannot be read.
     pub fn accumulator(&self) -> Result<Accumulator> {
         let mut total = self.info.accumulator()?;
         for entry in self.segments() {
@@ -89,7 +89,8 @@ impl LedgerReader {
     /// superseded need not be there.
     ///
     /// # Errors
-    /// [`Error::Ledger`] naming the first file that is missing or was altered.
+    /// [`Error::Ledger`](crate::Error::Ledger) naming the first file that is missing or was altered; [`audit`](super::audit())
+    /// names all.
     pub fn verify(&self) -> Result<()> {
         for file in self.manifest.entries.iter().flat_map(|entry| &entry.files) {
             self.verify_file(file)?;
@@ -111,25 +112,34 @@ impl LedgerReader {
     }
 
     fn verify_file(&self, file: &FileEntry) -> Result<()> {
-        let path = self.dir.join(&file.name);
-        let (bytes, blake3) = match digest(&path) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(bad(&path, "the file is missing"));
-            }
-            other => other?,
-        };
-        if bytes != file.bytes {
-            let problem = format!("the file was altered: {bytes} bytes, not {}", file.bytes);
-            return Err(bad(&path, problem));
+        match check_file(&self.dir, file)? {
+            Some(wrong) => Err(bad(&self.dir.join(&file.name), wrong.detail)),
+            None => Ok(()),
         }
-        if blake3 != file.blake3 {
-            return Err(bad(&path, "the file was altered: its digest is another"));
+    }
+
+    /// What one segment adds to the accumulated influence.
+    pub(super) fn delta(&self, entry: &Entry) -> Result<Accumulator> {
+        let mut delta = self.info.accumulator()?;
+        if let [_, influence, norms] = &entry.files[..] {
+            let (influence, norms) = (self.dir.join(&influence.name), self.dir.join(&norms.name));
+            merge_segment(&mut delta, &influence, &norms)?;
         }
-        Ok(())
+        Ok(delta)
+    }
+
+    /// The events of one segment.
+    pub(super) fn events_of(&self, entry: &Entry) -> Result<Events> {
+        read_events(&self.dir.join(&entry.files[0].name), self.info.blocks.len())
+    }
+
+    /// Directory of the ledger.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The entries that hold a segment.
-    fn segments(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn segments(&self) -> impl Iterator<Item = &Entry> {
         self.manifest.entries.iter().filter(|entry| entry.steps.is_some())
     }
 

@@ -1,4 +1,4 @@
-//! The report's drawings, as inline SVG.
+//! Drawings, as inline SVG.
 
 use std::fmt::Write;
 
@@ -7,7 +7,9 @@ use super::html::escape;
 /// A heat map: rows of values in `0..=1` of their column's total, darker for more, with the
 /// percentage written into each cell.
 pub struct HeatMap<'a> {
+    /// Names of the rows.
     pub rows: &'a [String],
+    /// Names of the columns.
     pub columns: &'a [String],
     /// `[rows, columns]`; each column is normalised to its sum.
     pub values: &'a [f64],
@@ -20,6 +22,7 @@ impl HeatMap<'_> {
     const LEFT: usize = 96;
     const TOP: usize = 60;
 
+    /// The picture.
     pub fn svg(&self) -> String {
         let columns = self.columns.len();
         let totals: Vec<f64> =
@@ -78,9 +81,55 @@ fn colour(share: f64, owned: bool) -> String {
     format!("rgb({})", mix.join(","))
 }
 
+/// A bar with what its value may be off by.
+pub struct Bar {
+    /// What it stands for.
+    pub name: String,
+    /// Its length; negative ones go to the left.
+    pub value: f64,
+    /// Drawn as a whisker to both sides of the end.
+    pub deviation: f64,
+}
+
+/// Horizontal bars from a common zero, each with its value.
+pub fn bars(bars: &[Bar]) -> String {
+    let [left, wide, high_each, right] = [190.0, 380.0, 22.0, 90.0];
+    let reach =
+        |sign: f64| bars.iter().map(|it| sign * it.value + it.deviation).fold(0.0, f64::max);
+    let (low, high) = (reach(-1.0), reach(1.0));
+    let scale = wide / (low + high).max(f64::MIN_POSITIVE);
+    let at = |value: f64| left + (value + low) * scale;
+    let (width, height) = (left + wide + right, bars.len() as f64 * high_each + 6.0);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} {height}\" width={width} font-family=\"system-ui\" font-size=12>"
+    );
+    for (row, bar) in bars.iter().enumerate() {
+        let (y, middle) = (row as f64 * high_each + 3.0, row as f64 * high_each + high_each / 2.0);
+        let (from, to) = (at(bar.value.min(0.0)), at(bar.value.max(0.0)));
+        let fill = if bar.value < 0.0 { "#b72b1d" } else { "#223968" };
+        let (name, base) = (escape(&bar.name), middle + 4.0);
+        svg += &format!(
+            "<text x={} y={base} text-anchor=end fill=#1c1f2b>{name}</text>\
+             <rect x={from:.1} y={y} width={:.1} height={} rx=3 fill=\"{fill}\"/>\
+             <line x1={:.1} x2={:.1} y1={middle} y2={middle} stroke=#6b6f7d />\
+             <text x={} y={base} fill=#6b6f7d>{:.4}</text>",
+            left - 10.0,
+            to - from,
+            high_each - 6.0,
+            at(bar.value - bar.deviation),
+            at(bar.value + bar.deviation),
+            left + wide + 8.0,
+            bar.value,
+        );
+    }
+    svg + "</svg>"
+}
+
 /// A line of a plot.
 pub struct Line<'a> {
+    /// What it shows, for the legend.
     pub name: &'a str,
+    /// Any colour of CSS.
     pub colour: &'a str,
     /// `(x, y)`, in order.
     pub points: Vec<(f64, f64)>,

@@ -1,0 +1,100 @@
+//! `gradroute`: what a ledger knows, at the command line.
+
+mod answers;
+mod arguments;
+mod export;
+mod integrity;
+mod shown;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Cli, Command, Output, Trace};
+use crate::shown::Shown;
+
+/// Everything was as asked.
+const FINE: u8 = 0;
+/// The question could not be answered.
+const FAILED: u8 = 1;
+// 2 is clap's own, for a command line that cannot be understood.
+/// `verify` found something wrong.
+const FOUND: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            if let Some(advice) = advice(&problem) {
+                eprintln!("{advice}");
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> gradroute::Result<u8> {
+    let (shown, code) = match &cli.command {
+        Command::Inspect { ledger } => (answers::inspect(ledger)?, FINE),
+        Command::Trace(Trace::Forward { ledger, subject }) => {
+            (answers::forward(ledger, &subject.parsed()?)?, FINE)
+        }
+        Command::Trace(Trace::Backward { ledger, place, grouping }) => {
+            (answers::backward(ledger, &place.parsed(), grouping)?, FINE)
+        }
+        Command::Trace(Trace::Output(question)) => (answers::output(question)?, FINE),
+        Command::Depth { ledger, subject, level } => {
+            (answers::depth(ledger, &subject.parsed()?, *level)?, FINE)
+        }
+        Command::Overlap { ledger, category, level } => {
+            (answers::overlap(ledger, category, *level)?, FINE)
+        }
+        Command::Memorized(question) => (answers::memorized(question)?, FINE),
+        Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,
+        Command::Sign { ledger, key } => (integrity::sign(ledger, key)?, FINE),
+        Command::Export(question) => (export::export(question)?, FINE),
+    };
+    deliver(&shown, &cli.output)?;
+    Ok(code)
+}
+
+/// To the terminal, and to a page if that is asked for.
+fn deliver(shown: &Shown, output: &Output) -> gradroute::Result<()> {
+    if let Some(path) = &output.html {
+        std::fs::write(path, shown.page())
+            .map_err(|source| gradroute::Error::Io { path: path.clone(), source })?;
+        if !output.quiet && !output.json {
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    if output.json {
+        println!("{:#}", shown.value);
+    } else if output.html.is_none() {
+        print!("{}", shown.text());
+    }
+    Ok(())
+}
+
+/// What to do about an error.
+fn advice(problem: &gradroute::Error) -> Option<&'static str> {
+    use gradroute::Error;
+    match problem {
+        Error::Ledger { problem, .. } if problem.contains("no run here") => Some(
+            "Give the directory that holds manifest.json: the one the trainer passed to \
+             Ledger::create.",
+        ),
+        Error::Ledger { .. } => {
+            Some("Run `gradroute verify` on the ledger: it names every file that was altered.")
+        }
+        Error::Argument { argument, .. } if argument == "query" => Some(
+            "A query file is what provenance::Query::write leaves: sketches of the run's own \
+             projection, one per draw.",
+        ),
+        Error::Argument { argument, .. } if argument == "category" || argument == "sample" => {
+            Some("`gradroute inspect` lists the categories; `gradroute export … samples` the ids.")
+        }
+        _ => None,
+    }
+}
