@@ -2,9 +2,11 @@
 //!
 //! The truth is each sample by itself through PyTorch's autograd, in double precision.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Setting;
 use super::participants::{Participant, Side};
@@ -29,17 +31,17 @@ pub fn measure(setting: &Setting, kinds: &[&Workload]) -> Result<Vec<Checked>> {
     let peers = participants(setting);
     let bar = ProgressBar::new(kinds.len() as u64 * (peers.len() as u64 + 2));
     bar.set_style(ProgressStyle::with_template("{bar:32} {pos}/{len} · {wide_msg}")?);
-    // The weights and inputs of all kinds, then the truth of all, then each participant's turn:
-    // a Python process starts more slowly than it checks.
-    export(setting, kinds, &bar)?;
-    let truths: Vec<Vec<f64>> = norms(setting, Side::Python, "truth", kinds, &bar)?
+    // One program of each side for all that it is asked: Python starts more slowly than it checks.
+    let mut workers = Workers { setting, ours: None, python: None };
+    export(&mut workers, kinds, &bar)?;
+    let truths: Vec<Vec<f64>> = norms(&mut workers, Side::Python, "truth", kinds, &bar)?
         .into_iter()
         .map(|truth| truth.map_err(anyhow::Error::msg).context("the truth"))
         .collect::<Result<_>>()?;
     let mut checked: Vec<Checked> =
         kinds.iter().map(|kind| Checked { kind: kind.name.clone(), errors: Vec::new() }).collect();
     for peer in &peers {
-        let all = norms(setting, peer.side, peer.method, kinds, &bar)?;
+        let all = norms(&mut workers, peer.side, peer.method, kinds, &bar)?;
         for ((checked, norms), truth) in checked.iter_mut().zip(all).zip(&truths) {
             checked.errors.push(norms.map(|norms| distance(&norms, truth)));
         }
@@ -48,16 +50,40 @@ pub fn measure(setting: &Setting, kinds: &[&Workload]) -> Result<Vec<Checked>> {
     Ok(checked)
 }
 
-fn file(setting: &Setting, kind: usize) -> std::path::PathBuf {
+/// A program of each side; one that ended is started anew.
+struct Workers<'a> {
+    setting: &'a Setting,
+    ours: Option<Worker>,
+    python: Option<Worker>,
+}
+
+impl Workers<'_> {
+    fn of(&mut self, side: Side) -> Result<&mut Worker> {
+        let slot = match side {
+            Side::Ours => &mut self.ours,
+            Side::Python => &mut self.python,
+        };
+        if slot.as_mut().is_some_and(|worker| !worker.alive()) {
+            *slot = None;
+        }
+        let start = || Worker::start(self.setting, side, &format!("norms-{side:?}"), 1);
+        Ok(match slot {
+            Some(worker) => worker,
+            None => slot.insert(start()?),
+        })
+    }
+}
+
+fn file(setting: &Setting, kind: usize) -> PathBuf {
     setting.folder.join(format!("kind-{kind}.safetensors"))
 }
 
-fn export(setting: &Setting, kinds: &[&Workload], bar: &ProgressBar) -> Result<()> {
-    let mut worker = Worker::start(setting, Side::Ours, "ours-export", 1)?;
+fn export(workers: &mut Workers, kinds: &[&Workload], bar: &ProgressBar) -> Result<()> {
     for (at, kind) in kinds.iter().enumerate() {
-        let file = file(setting, at);
-        worker.setup(setting, kind, "plain", &file).with_context(|| kind.name.clone())?;
-        worker.ask(&json!({ "do": "export", "file": file }))?;
+        let (setting, file) = (workers.setting, file(workers.setting, at));
+        let ours = workers.of(Side::Ours)?;
+        ours.setup(setting, kind, "plain", &file).with_context(|| kind.name.clone())?;
+        ours.ask(&json!({ "do": "export", "file": file }))?;
         bar.inc(1);
     }
     Ok(())
@@ -65,7 +91,7 @@ fn export(setting: &Setting, kinds: &[&Workload], bar: &ProgressBar) -> Result<(
 
 /// A participant's squared norms of every kind, or what it said instead.
 fn norms(
-    setting: &Setting,
+    workers: &mut Workers,
     side: Side,
     method: &str,
     kinds: &[&Workload],
@@ -74,20 +100,12 @@ fn norms(
     if bar.is_hidden() {
         println!("norms of {method}");
     }
-    let request: Value = json!({ "do": "norms" });
-    let mut worker = None;
     let each = kinds.iter().enumerate().map(|(at, kind)| {
         bar.set_message(format!("{method}: {}", kind.name));
-        let mut going = match worker.take() {
-            Some(going) => going,
-            None => Worker::start(setting, side, &format!("norms-{method}"), 1)?,
-        };
-        let setup = going.setup(setting, kind, method, &file(setting, at));
-        let norms = setup.and_then(|()| going.numbers(&request, "sq_norm"));
-        // A program that ended is started anew for the next kind.
-        if going.alive() {
-            worker = Some(going);
-        }
+        let (setting, file) = (workers.setting, file(workers.setting, at));
+        let worker = workers.of(side)?;
+        let setup = worker.setup(setting, kind, method, &file);
+        let norms = setup.and_then(|()| worker.numbers(&json!({ "do": "norms" }), "sq_norm"));
         bar.inc(1);
         Ok(norms.map_err(|mistake| format!("{mistake:#}")))
     });

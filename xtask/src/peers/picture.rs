@@ -107,3 +107,47 @@ fn range(timed: &[Timed]) -> [f64; 2] {
         spreads.fold((1.0, 1.0), |(low, high), s| (f64::min(low, s.low), f64::max(high, s.high)));
     [low / 1.2, high * 1.2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::participants;
+    use crate::peers::timing::{Measured, Outcome};
+    use crate::peers::worker::Memory;
+
+    /// Every participant at the given time over PyTorch's plain pass; the last one failed.
+    fn timed(workload: &str, over: f64) -> Timed {
+        let mut outcomes: Vec<Outcome> = participants::chosen(&[])
+            .unwrap()
+            .into_iter()
+            .map(|peer| {
+                let memory = Memory { before_bytes: 0, peak_bytes: 0 };
+                let over_torch = vec![over, over * 1.1, over * 1.2];
+                let (times, over_own) = (vec![1.0; 3], vec![1.0; 3]);
+                Outcome { peer, measured: Ok(Measured { times, over_own, over_torch, memory }) }
+            })
+            .collect();
+        outcomes.last_mut().unwrap().measured = Err("cannot".into());
+        Timed { workload: workload.into(), outcomes, losses: None }
+    }
+
+    #[test]
+    fn the_axis_spans_all_of_it() {
+        let [low, high] = range(&[timed("a", 0.5), timed("b", 20.0)]);
+        assert!(low < 0.5 && high > 24.0);
+        assert_eq!(range(&[]).map(|end| end > 0.0), [true; 2]);
+    }
+
+    #[test]
+    fn every_workload_and_participant_is_named() {
+        let path = std::env::temp_dir().join(format!("peers-{}.svg", std::process::id()));
+        draw(&[timed("one net", 0.8), timed("another", 3.0)], &path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for name in ["one net", "another", "Bergson", "gradroute, count", "TRAK"] {
+            assert!(text.contains(name), "{name}");
+        }
+        // A dot for each that has a time, and one in the legend for each.
+        assert_eq!(text.matches("<circle").count(), 2 * 9 + 10);
+    }
+}

@@ -87,12 +87,11 @@ fn one(
     bar: &ProgressBar,
 ) -> Result<Timed> {
     let peers = &setting.participants;
-    let file = setting.folder.join("workload.safetensors");
-    let mut runners: Vec<Result<Runner, String>> = Vec::new();
     let mut expected = None;
-    for peer in peers {
+    let mut runners: Vec<Result<Runner, String>> = Vec::new();
+    for (peer, worker) in peers.iter().zip(begin_all(setting, workload, threads)?) {
         bar.set_message(format!("{threads} thread(s), {}: {}", workload.name, peer.name));
-        let runner = warm(setting, peer, workload, &file, threads, &mut expected);
+        let runner = worker.and_then(|worker| warm(worker, setting.format, &mut expected));
         // Without the plain passes there is nothing to compare with.
         let runner = if peer.plain { Ok(runner?) } else { runner.map_err(|m| format!("{m:#}")) };
         runners.push(runner);
@@ -122,25 +121,37 @@ fn one(
     Ok(Timed { workload: workload.name.clone(), outcomes, losses })
 }
 
-/// Starts a participant and runs two passes that do not count. The first one to start is ours;
-/// it writes the weights and inputs the others read, and says what the loss has to be.
-fn warm(
+/// Starts everybody. The first is ours and writes the weights and inputs that the others read;
+/// these start at once, since most of that is Python reading its libraries.
+fn begin_all(
     setting: &Setting,
-    peer: &Participant,
     workload: &Workload,
-    file: &std::path::Path,
     threads: usize,
-    expected: &mut Option<f64>,
-) -> Result<Runner> {
-    let mut worker = begin(setting, peer, workload, file, threads)?;
-    if expected.is_none() {
-        ensure!(peer.side == Side::Ours, "the first participant is ours");
-        worker.ask(&json!({ "do": "export", "file": file }))?;
-    }
+) -> Result<Vec<Result<Worker>>> {
+    let file = setting.folder.join("workload.safetensors");
+    let (first, others) = setting.participants.split_first().context("nobody takes part")?;
+    ensure!(first.side == Side::Ours, "the first participant is ours");
+    let mut ours = begin(setting, first, workload, &file, threads)?;
+    ours.ask(&json!({ "do": "export", "file": file }))?;
+    let mut workers = vec![Ok(ours)];
+    std::thread::scope(|scope| {
+        let file = &file;
+        let starts = others
+            .iter()
+            .map(|peer| scope.spawn(move || begin(setting, peer, workload, file, threads)));
+        // All of them before the first is waited for.
+        let starts: Vec<_> = starts.collect();
+        workers.extend(starts.into_iter().map(|start| start.join().expect("it only returns")));
+    });
+    Ok(workers)
+}
+
+/// Two passes that do not count. The first participant says what the loss has to be.
+fn warm(mut worker: Worker, format: Format, expected: &mut Option<f64>) -> Result<Runner> {
     worker.pass()?;
     let pass = worker.pass()?;
     let loss = *expected.get_or_insert(pass.loss);
-    let close = (pass.loss - loss).abs() <= tolerance(setting.format) * loss.abs().max(1.0);
+    let close = (pass.loss - loss).abs() <= tolerance(format) * loss.abs().max(1.0);
     ensure!(close, "other work: its loss is {}, ours {loss}", pass.loss);
     Ok(Runner { worker, slow: pass.wall_ms > SLOW, times: Vec::new() })
 }

@@ -16,7 +16,7 @@ use super::workloads::Workload;
 use super::{Setting, shell};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Builds our side's program; where it lies.
 pub fn build_ours() -> Result<PathBuf> {
