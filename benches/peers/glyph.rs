@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use gradroute::candle::Scope;
 
-use crate::data::{Conditions, Dataset, Order, SIDE};
+use crate::data::{Conditions, Dataset, Order, Plant, SIDE};
 use crate::diffusion::{Purpose, noise, noised, stratified_levels, stream};
 use crate::model::UNet;
 
@@ -27,7 +27,7 @@ struct Prepared {
 
 impl Glyph {
     pub fn new(scope: &Scope, samples: usize) -> Result<Self> {
-        let data = Dataset::load()?;
+        let data = Dataset::load(Plant::None)?;
         let mut order = Order::new(data.samples.clone(), SEED);
         let prepare = |step| -> Result<Prepared> {
             let samples = order.batch(step as u64, samples);

@@ -5,12 +5,12 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
+use clap::ValueEnum;
 use gradroute::routing::Categories;
 use rand::RngExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{Purpose, stream};
-use crate::options::Plant;
 
 /// Pixels along a glyph's side.
 pub const SIDE: usize = 16;
@@ -34,6 +34,18 @@ const KEPT: usize = 3;
 const SHIFTS: [(isize, isize); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Copies' ids start here, so that they are told from first instances at a glance.
 const COPY_IDS: u64 = 100_000;
+
+/// Which glyphs are given to the training several times, under ids of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plant {
+    /// None.
+    None,
+    /// Six, eight times each.
+    Few,
+    /// Twenty, from twice to twenty times, half of them partly shifted by a pixel.
+    Study,
+}
 
 /// A typeface and who made it.
 #[derive(Clone, Debug, Deserialize)]

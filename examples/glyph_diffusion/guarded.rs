@@ -8,9 +8,9 @@ use gradroute::provenance::StepRecord;
 use gradroute::provenance::ledger::LedgerReader;
 use serde::Serialize;
 
-use crate::data::{Dataset, SIDE, Sample};
+use crate::data::{Dataset, Plant, SIDE, Sample};
 use crate::diffusion::LEVELS;
-use crate::options::{Plant, RunOptions};
+use crate::options::RunOptions;
 
 /// Bins of noise level in which norms and losses are compared.
 const BINS: usize = 16;

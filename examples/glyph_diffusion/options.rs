@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::data::Plant;
+
 /// Trains a small diffusion model on real typefaces under a routing policy, records every
 /// sample's influence and writes a report that answers whose data shaped what.
 #[derive(Debug, Parser)]
@@ -59,18 +61,6 @@ pub struct RunOptions {
     /// Stop after result.json: no pictures, no queries.
     #[arg(long)]
     pub no_report: bool,
-}
-
-/// Which glyphs are given to the training several times, under ids of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Plant {
-    /// None.
-    None,
-    /// Six, eight times each.
-    Few,
-    /// Twenty, from twice to twenty times, half of them partly shifted by a pixel.
-    Study,
 }
 
 /// Which of the shipped policies governs the run.

@@ -60,6 +60,9 @@ pub struct SampleThere {
     pub applied: f64,
 }
 
+/// Whether a category trains a place.
+type Trains = Box<dyn Fn(&str) -> bool>;
+
 impl Archive {
     /// Who moved a block or region: categories, cut to their first `level` names, and the
     /// `count` samples that moved it farthest.
@@ -136,7 +139,7 @@ impl Archive {
     }
 
     /// Name, blocks, and whether a category trains the place.
-    fn resolve(&self, place: &Place) -> Result<(String, Vec<usize>, Box<dyn Fn(&str) -> bool>)> {
+    fn resolve(&self, place: &Place) -> Result<(String, Vec<usize>, Trains)> {
         let name = match place {
             Place::Block(name) => {
                 return Ok((name.clone(), vec![self.block(name)?], Box::new(|_| true)));
