@@ -238,11 +238,11 @@ impl Layer {
         let properties = cuda.properties();
         match self {
             Self::Linear(linear) => {
-                plan_linear(linear, Dtype::Bf16, wish, &properties).unwrap().formed
+                *plan_linear(linear, Dtype::Bf16, wish, &properties).unwrap().formed()
             }
             Self::Conv(conv) => {
                 let layout = ImageLayout::ChannelsLast;
-                plan_conv2d(conv, layout, Dtype::Bf16, wish, &properties).unwrap().formed
+                *plan_conv2d(conv, layout, Dtype::Bf16, wish, &properties).unwrap().formed()
             }
         }
     }
