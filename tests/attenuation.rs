@@ -299,7 +299,7 @@ fn the_projection_trades_one_side_for_the_other() {
     const I: usize = 6;
     let mut rng = StdRng::seed_from_u64(1);
     let mut rows = |of_first: f32, of_others: f32| -> Vec<f32> {
-        let each = |k: usize| if k % I == 0 { of_first } else { of_others };
+        let each = |k: usize| if k.is_multiple_of(I) { of_first } else { of_others };
         (0..200 * I).map(|k| each(k) * (rng.random::<f32>() - 0.5)).collect()
     };
     let (forget_x, retain_x) = (rows(4.0, 1.0), rows(0.2, 2.0));

@@ -37,7 +37,6 @@ pub enum Purpose {
     Evaluation,
     Sampling,
     Probe,
-    Matched,
 }
 
 /// `count` images of standard normal noise.

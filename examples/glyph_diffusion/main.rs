@@ -12,7 +12,6 @@ mod evaluate;
 mod extraction;
 mod governed;
 mod guarded;
-mod matched;
 mod model;
 mod options;
 mod outcome;
@@ -120,13 +119,9 @@ fn conclude(
         losses: evaluate::losses(model, data, options.questions())?,
     };
     if let Some(scores) = trainer.watch().study() {
-        println!("drawing planted glyphs, comparing gradients …");
-        let study = Study {
-            scores,
-            drawn: extraction::draw(model, data, options.drawing_steps())?,
-            matched: matched::compare(model, data)?,
-        };
-        write_json(&out.join(STUDY), &study)?;
+        println!("drawing planted glyphs …");
+        let drawn = extraction::draw(model, data, options.drawing_steps())?;
+        write_json(&out.join(STUDY), &Study { scores, drawn })?;
     }
     if !options.no_report {
         println!("drawing …");

@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::evaluate::Losses;
 use crate::extraction::Drawn;
 use crate::guarded::Scores;
-use crate::matched::Matched;
 use crate::options::RunOptions;
 
 /// A finished run.
@@ -39,8 +38,6 @@ pub struct Study<'a> {
     pub scores: &'a [Scores],
     /// What drawing glyphs again gave.
     pub drawn: Vec<Drawn>,
-    /// Gradients under common random numbers, after training.
-    pub matched: Vec<Matched>,
 }
 
 /// Writes a file whole or not at all: who finds it finds all of it.

@@ -74,14 +74,6 @@ fn measure(runs: &[Run], at: usize, signal: &Signal, part: &Part) -> Estimate {
     }))
 }
 
-/// The same of the gradients under common random numbers.
-fn measure_matched(runs: &[Run], shifted: bool) -> Estimate {
-    estimate(runs.iter().map(|run| {
-        let all = run.matched.iter().filter(|it| it.times == 1 || !shifted || it.shifted);
-        all.map(|it| (it.sample, it.nearest, it.times > 1)).collect()
-    }))
-}
-
 /// AUROC, the mean over runs: each run's samples are ranked among themselves.
 fn estimate(runs: impl Iterator<Item = Vec<Scored>>) -> Estimate {
     // Units of the bootstrap: a run's glyphs, with their copies.
@@ -145,12 +137,7 @@ fn page(runs: &[Run], measured: &[(f64, [Estimate; 4])]) -> String {
         let cells = SIGNALS.each_ref().map(|signal| cell(measure(runs, last, signal, part)));
         writeln!(page, "| {} | {} |", part.name, cells.join(" | ")).expect("text");
     }
-    let [all, shifted] = [false, true].map(|shifted| cell(measure_matched(runs, shifted)));
-    page + &format!(
-        "\n## By gradients alone\n\nAfter training every sample is probed at two noise levels with the same \
-         noise for all, told nothing, and compared by its sketches: the cosine to the most alike other. \
-         AUROC {all}; of the shifted copies {shifted}.\n"
-    )
+    page
 }
 
 fn draw(measured: &[(f64, [Estimate; 4])], path: &Path) -> Result<()> {

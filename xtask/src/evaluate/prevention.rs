@@ -163,5 +163,6 @@ const EXPLANATION: &str = "\
 A draw counts as an extraction by the criterion of Carlini et al. (2023, arXiv 2301.13188): a copy of \
 the glyph that was asked for is the nearest of all training pictures, at no more than half of the mean \
 distance to the 50 nearest pictures of other glyphs. A glyph that is there once meets it at times as \
-well: asked for by name, it is what the model is to draw. Intervals of 95 % by bootstrap over glyphs.
+well: asked for by name, it is what the model is to draw. The public loss is that of all public typefaces, planted glyphs and those \
+that typefaces share among them, whose gates the guard means to close. Intervals of 95 % by bootstrap over glyphs.
 ";

@@ -38,24 +38,13 @@ pub struct Run {
     pub public: f64,
     pub scores: Vec<Scores>,
     pub drawn: Vec<Drawn>,
-    pub matched: Vec<Matched>,
 }
 
-/// The example's `study.json`: scores of all samples at several times, drawn pictures, and
-/// gradients under common random numbers.
+/// The example's `study.json`: scores of all samples at several times, and drawn pictures.
 #[derive(Deserialize)]
 struct Study {
     scores: Vec<Scores>,
     drawn: Vec<Drawn>,
-    matched: Vec<Matched>,
-}
-
-#[derive(Clone, Deserialize)]
-pub struct Matched {
-    pub sample: u64,
-    pub times: usize,
-    pub shifted: bool,
-    pub nearest: f64,
 }
 
 #[derive(Deserialize)]
@@ -124,9 +113,9 @@ impl Arguments {
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
         let outcome: Outcome = serde_json::from_str(&read("result.json")?)?;
-        let Study { scores, drawn, matched } = serde_json::from_str(&read("study.json")?)?;
+        let Study { scores, drawn } = serde_json::from_str(&read("study.json")?)?;
         let (steps, public) = (outcome.steps, outcome.losses.public);
-        Ok(Run { seed, steps, public, scores, drawn, matched })
+        Ok(Run { seed, steps, public, scores, drawn })
     }
 
     fn train(&self, seed: u64, guarded: bool, out: &std::path::Path) -> Result<()> {
