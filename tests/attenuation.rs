@@ -28,9 +28,9 @@ use rand::{RngExt, SeedableRng};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use data::{Conditions, Dataset};
+use data::{Conditions, Dataset, Plant};
 use governed::{Dial, Governed};
-use options::{Plant, PolicyChoice};
+use options::PolicyChoice;
 
 /// Adds noise to all parameters: a fresh model's last layers are 0 and would hide everything.
 fn stir(parameters: &Parameters) {

@@ -205,6 +205,9 @@ fn audited(dir: &Path, head: &str) -> Audit {
     audit(dir, Some(head), |_, _| {}).unwrap()
 }
 
+/// Tampers with a ledger; whom an audit must accuse, and what was done.
+type Tampering = fn(&Path, &mut Random) -> (Culprits, String);
+
 #[test]
 fn every_tampering_is_found_and_nothing_else_accused() {
     let whole = written(12, 3);
@@ -213,7 +216,7 @@ fn every_tampering_is_found_and_nothing_else_accused() {
     assert!(clean.is_clean() && clean.notes.is_empty() && clean.unchecked.is_empty(), "{clean:?}");
     assert_eq!((clean.entries, clean.files), (5, 3 + 4 * 3 + 1));
     let count = std::env::var("GRADROUTE_TAMPERINGS").map_or(FEW, |it| it.parse().unwrap());
-    let kinds: [fn(&Path, &mut Random) -> (Culprits, String); 4] = [flip, drop_one, swap, truncate];
+    let kinds: [Tampering; 4] = [flip, drop_one, swap, truncate];
     for seed in 0..count {
         let (dir, mut random) = (copied(whole.path()), Random { seed, at: 0 });
         let (culprits, what) = kinds[seed as usize % 4](dir.path(), &mut random);

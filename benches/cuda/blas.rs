@@ -73,7 +73,7 @@ impl Blas {
     pub fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
         // SAFETY: the library's initialisers need nothing of us.
         let loads = |name: &&str| unsafe { libloading::Library::new(*name) }.is_ok();
-        if !LIBRARIES.iter().any(|name| loads(name)) {
+        if !LIBRARIES.iter().any(loads) {
             return Err(format!("no cuBLASLt ({})", LIBRARIES.join(", ")));
         }
         let handle = result::create_handle().map_err(|error| format!("cuBLASLt: {error}"))?;

@@ -57,7 +57,7 @@ impl<'a> Composed<'a> {
         let projection = if dense { crate::NUMBERS * weights } else { SIDE * (inputs + outputs) };
         for (what, numbers) in [("gradients", samples * weights), ("projection", projection)] {
             if 2 * numbers > MOST {
-                return Err(format!("{what} of {} GiB", 2 * numbers >> 30));
+                return Err(format!("{what} of {} GiB", (2 * numbers) >> 30));
             }
         }
         let half = |len, filled| half_buffer(stream, len, filled);

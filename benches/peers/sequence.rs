@@ -18,6 +18,7 @@ use crate::task::Workload;
 /// One layer of a workload.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(clippy::enum_variant_names)] // a layer normalisation is called so
 pub enum Layer {
     Linear {
         inputs: usize,
