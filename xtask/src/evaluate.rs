@@ -1,6 +1,12 @@
 //! `cargo xtask evaluate`: measurements over several seeds, resumable, recorded in `benches/record/`.
 
 mod attenuation;
+mod categories;
+mod chart;
+mod lds;
+mod removal;
+mod retraining;
+mod statistics;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -12,6 +18,14 @@ pub enum Evaluation {
     /// over several seeds, about five minutes each on two cores. Finished runs are kept in
     /// runs/evaluate/attenuation and not repeated.
     Attenuation(attenuation::Arguments),
+    /// Linear datamodeling score: recorded influence against models retrained on halves of the
+    /// data, about two minutes for digits and half an hour for glyphs on one idle core. What was
+    /// retrained is kept in runs/evaluate and not repeated; so in the next two.
+    Lds(retraining::Arguments),
+    /// Retraining without the samples that score highest for a query, against random ones.
+    Removal(retraining::Arguments),
+    /// Retraining without a category, against the category's share of the record.
+    Categories(retraining::Arguments),
 }
 
 impl Evaluation {
@@ -19,6 +33,9 @@ impl Evaluation {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Attenuation(arguments) => attenuation::run(&arguments),
+            Self::Lds(arguments) => lds::run(&arguments),
+            Self::Removal(arguments) => removal::run(&arguments),
+            Self::Categories(arguments) => categories::run(&arguments),
         }
     }
 }
