@@ -7,7 +7,7 @@ use gradroute::projection::SketchKind;
 use gradroute::routing::{CompiledPolicy, Policy, Switches};
 
 use crate::data::{Conditions, Dataset};
-use crate::model::UNet;
+use crate::model::{Size, UNet};
 use crate::options::PolicyChoice;
 
 /// What is kept of each sample's gradient, per block.
@@ -47,7 +47,8 @@ impl Governed {
         };
         let parameters = Parameters::new(DType::F32, seed as u32);
         let recorder = Recorder::new(SKETCH, SKETCH_SEED)?;
-        let unet = UNet::new(&Scope::new(&parameters, &recorder), data.typefaces.len())?;
+        let unet =
+            UNet::new(&Scope::new(&parameters, &recorder), &Size::FULL, data.typefaces.len())?;
         let policy = Policy::from_toml(text)?.compile(&recorder.layout()?, &data.categories()?)?;
         recorder.govern(&policy)?;
         Ok(Self { unet, parameters, recorder, policy })

@@ -1,7 +1,7 @@
 //! The noise predictor: a small U-Net over 16×16 glyphs, told noise level, character and style.
 //!
 //! Three levels (16², 8², 4²), one residual block each on the way down and up, attention at
-//! 4². Every residual block has [`OWN`] more channels between its two convolutions than it
+//! 4². Every residual block has more channels ([`Size::own`]) between its two convolutions than it
 //! needs: the last ones, a normalisation group of their own, which a policy may give to a
 //! category. The region switch stands before the second convolution.
 
@@ -13,14 +13,24 @@ use gradroute::problem::{Conv2dSpec, Padding};
 
 use crate::data::{CHARACTERS, Conditions};
 
-/// Channels at 16², 8² and 4².
-const WIDTHS: [usize; 3] = [24, 48, 64];
-/// More channels between the convolutions of a level's residual blocks, which may be owned.
-const OWN: [usize; 3] = [8, 16, 16];
-/// Channels of a normalisation group; divides all of them.
+/// How large the model is; [`GROUP`] divides all channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Channels at 16², 8² and 4².
+    pub widths: [usize; 3],
+    /// More channels between the convolutions of a level's residual blocks, which may be owned.
+    pub own: [usize; 3],
+    /// Width of the embeddings.
+    pub embed: usize,
+}
+
+impl Size {
+    /// The example's.
+    pub const FULL: Self = Self { widths: [24, 48, 64], own: [8, 16, 16], embed: 96 };
+}
+
+/// Channels of a normalisation group.
 const GROUP: usize = 8;
-/// Width of the embeddings.
-const EMBED: usize = 96;
 /// Attention heads at 4².
 const HEADS: usize = 4;
 const EPS: f32 = 1e-5;
@@ -38,37 +48,39 @@ pub struct UNet {
     up: [ResBlock; 3],
     head_norm: RoutedGroupNorm,
     head: RoutedConv2d,
+    /// Width of the embeddings.
+    embed: usize,
     /// Row of the style table that names none.
     no_style: f64,
 }
 
 impl UNet {
     /// Builds the layers in forward order, which is the order of their blocks.
-    pub fn new(scope: &Scope, typefaces: usize) -> Result<Self> {
-        let [w16, w8, w4] = WIDTHS;
+    pub fn new(scope: &Scope, size: &Size, typefaces: usize) -> Result<Self> {
+        let ([w16, w8, w4], embed) = (size.widths, size.embed);
         let condition = scope.at("condition");
         let time = [
-            RoutedLinear::new(EMBED, EMBED, true, &condition.at("time1"))?,
-            RoutedLinear::new(EMBED, EMBED, true, &condition.at("time2"))?,
+            RoutedLinear::new(embed, embed, true, &condition.at("time1"))?,
+            RoutedLinear::new(embed, embed, true, &condition.at("time2"))?,
         ];
         let character =
-            RoutedEmbedding::new(CHARACTERS.len() + 1, EMBED, &condition.at("character"))?;
-        let style = RoutedEmbedding::new(typefaces + 1, EMBED, &condition.at("style"))?;
+            RoutedEmbedding::new(CHARACTERS.len() + 1, embed, &condition.at("character"))?;
+        let style = RoutedEmbedding::new(typefaces + 1, embed, &condition.at("style"))?;
         let stem = conv3(&scope.at("stem"), 1, w16, 1)?;
         let down = scope.at("down");
-        let down16 = ResBlock::new(&down.at("16"), w16, 0)?;
+        let down16 = ResBlock::new(&down.at("16"), size, w16, 0)?;
         let shrink16 = conv3(&down.at("16.shrink"), w16, w8, 2)?;
-        let down8 = ResBlock::new(&down.at("8"), w8, 1)?;
+        let down8 = ResBlock::new(&down.at("8"), size, w8, 1)?;
         let shrink8 = conv3(&down.at("8.shrink"), w8, w4, 2)?;
-        let down4 = ResBlock::new(&down.at("4"), w4, 2)?;
+        let down4 = ResBlock::new(&down.at("4"), size, w4, 2)?;
         let middle = scope.at("middle");
         let attention = Attention::new(&middle.at("attention"), w4)?;
-        let middle = ResBlock::new(&middle, w4, 2)?;
+        let middle = ResBlock::new(&middle, size, w4, 2)?;
         let up = scope.at("up");
         let up = [
-            ResBlock::new(&up.at("4"), 2 * w4, 2)?,
-            ResBlock::new(&up.at("8"), w4 + w8, 1)?,
-            ResBlock::new(&up.at("16"), w8 + w16, 0)?,
+            ResBlock::new(&up.at("4"), size, 2 * w4, 2)?,
+            ResBlock::new(&up.at("8"), size, w4 + w8, 1)?,
+            ResBlock::new(&up.at("16"), size, w8 + w16, 0)?,
         ];
         let head = scope.at("head");
         let head_norm = norm(&head.at("norm"), w16)?;
@@ -85,6 +97,7 @@ impl UNet {
             up,
             head_norm,
             head,
+            embed,
             no_style: typefaces as f64,
         })
     }
@@ -107,7 +120,7 @@ impl UNet {
 
     fn condition(&self, levels: &[f32], told: &Conditions, device: &Device) -> Result<Tensor> {
         let (characters, styles) = told.tensors(device)?;
-        let time = silu(&self.time[0].forward(&waves(levels, device)?)?)?;
+        let time = silu(&self.time[0].forward(&waves(levels, self.embed, device)?)?)?;
         let time = self.time[1].forward(&time)?;
         let mut style = self.style.forward(&styles)?;
         if let Some(share) = &told.style_share {
@@ -119,9 +132,9 @@ impl UNet {
     }
 }
 
-/// Sines and cosines of the noise level, `[N, EMBED]` (Vaswani et al. 2017).
-fn waves(levels: &[f32], device: &Device) -> Result<Tensor> {
-    let half = EMBED / 2;
+/// Sines and cosines of the noise level, `[N, width]` (Vaswani et al. 2017).
+fn waves(levels: &[f32], width: usize, device: &Device) -> Result<Tensor> {
+    let half = width / 2;
     let angles = |t: f32| {
         (0..half).map(move |k| 1000.0 * t * (-(10_000f32.ln()) * k as f32 / half as f32).exp())
     };
@@ -129,7 +142,7 @@ fn waves(levels: &[f32], device: &Device) -> Result<Tensor> {
         .iter()
         .flat_map(|&t| angles(t).map(f32::sin).chain(angles(t).map(f32::cos)))
         .collect();
-    Tensor::from_vec(values, (levels.len(), EMBED), device)
+    Tensor::from_vec(values, (levels.len(), width), device)
 }
 
 /// Normalise, convolve, add what the model is told, normalise, convolve, add the input.
@@ -144,16 +157,16 @@ struct ResBlock {
 }
 
 impl ResBlock {
-    fn new(scope: &Scope, inputs: usize, level: usize) -> Result<Self> {
-        let outputs = WIDTHS[level];
-        let inner = outputs + OWN[level];
+    fn new(scope: &Scope, size: &Size, inputs: usize, level: usize) -> Result<Self> {
+        let outputs = size.widths[level];
+        let inner = outputs + size.own[level];
         let (conv1, told) = (scope.at("conv1"), scope.at("told"));
         let norm2 = scope.at("norm2").reads(conv1.path()).reads(told.path());
         let skip = || conv(&scope.at("skip"), [inputs, outputs], 1, 1);
         Ok(Self {
             norm1: norm(&scope.at("norm1"), inputs)?,
             conv1: conv3(&conv1, inputs, inner, 1)?,
-            told: RoutedLinear::new(EMBED, inner, true, &told)?,
+            told: RoutedLinear::new(size.embed, inner, true, &told)?,
             norm2: norm(&norm2, inner)?,
             conv2: conv3(&scope.at("conv2").reads(norm2.path()), inner, outputs, 1)?,
             skip: (inputs != outputs).then(skip).transpose()?,

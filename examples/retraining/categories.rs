@@ -1,0 +1,84 @@
+//! Retraining without a category: does the sum of its samples' scores say what that does?
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::lds::{self, Halves};
+use crate::scores::{self, Method, Scores};
+use crate::task::Task;
+use crate::{store, subset};
+
+#[derive(Serialize)]
+struct Outcome {
+    setup: serde_json::Value,
+    seeds: u64,
+    names: Vec<String>,
+    /// Training samples of each category.
+    sizes: Vec<usize>,
+    /// Category of each query.
+    queries: Vec<usize>,
+    /// Rise of each query's loss without a category, `[seeds][categories][queries]`.
+    rise: Vec<Vec<Vec<f64>>>,
+    shares: Vec<Shares>,
+}
+
+#[derive(Serialize)]
+struct Shares {
+    method: Method,
+    /// Sum of the category's scores for each query, `[categories][queries]`.
+    share: Vec<Vec<f64>>,
+}
+
+/// Measures and writes `categories.json`.
+pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<()> {
+    let categories = task.categories();
+    let count = categories.names.len();
+    let of = |category: usize| -> Vec<usize> {
+        (0..task.samples()).filter(|&n| categories.samples[n] == category).collect()
+    };
+    let rise = |seed: u64| -> Result<Vec<Vec<f64>>> {
+        let path = out.join(format!("categories-{seed}.f32"));
+        // The first row is the run with everybody.
+        let losses = store::rows(&path, task.queries(), 1 + count, |row| {
+            let absent = row.checked_sub(1).map(of).unwrap_or_default();
+            task.retrain(&subset::without(task.samples(), &absent), seed)
+        })?;
+        let rise = |row: &Vec<f32>| {
+            row.iter().zip(&losses[0]).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
+        };
+        Ok(losses[1..].iter().map(rise).collect())
+    };
+    let rise = (1..=seeds).map(rise).collect::<Result<_>>()?;
+
+    let mut shares = Vec::new();
+    for evidence in task.record()? {
+        let all = scores::all(&evidence)?;
+        let mut names: Vec<&str> = all.iter().map(|it| it.method.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let chosen = lds::chosen(&all, halves, &evidence.storage, name);
+            shares.extend(chosen.map(|scores| Shares {
+                method: scores.method.clone(),
+                share: (0..count).map(|category| sums(scores, &of(category))).collect(),
+            }));
+        }
+    }
+    let outcome = Outcome {
+        setup: task.setup(),
+        seeds,
+        sizes: (0..count).map(|category| of(category).len()).collect(),
+        names: categories.names.clone(),
+        queries: categories.queries.clone(),
+        rise,
+        shares,
+    };
+    store::write(&out.join("categories.json"), &outcome)
+}
+
+/// Sum of the members' scores for each query.
+fn sums(scores: &Scores, members: &[usize]) -> Vec<f64> {
+    scores.values.iter().map(|values| members.iter().map(|&n| values[n]).sum()).collect()
+}

@@ -1,0 +1,190 @@
+//! `cargo xtask evaluate categories`: does a category's share of the record say what training
+//! without it does?
+
+use std::fmt::Write;
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::chart;
+use super::retraining::{self, Arguments, Method, Setup, cell, verdict};
+use super::statistics::{bootstrap, mean, spearman};
+
+const BAR: f64 = 0.8;
+/// The score the bar is about.
+const SCORE: (&str, &str) = ("count sketch 256", "whitened");
+
+#[derive(Deserialize)]
+struct Outcome {
+    setup: Setup,
+    seeds: u64,
+    names: Vec<String>,
+    sizes: Vec<usize>,
+    queries: Vec<usize>,
+    /// `[seeds][categories][queries]`.
+    rise: Vec<Vec<Vec<f64>>>,
+    shares: Vec<Shares>,
+}
+
+#[derive(Deserialize)]
+struct Shares {
+    method: Method,
+    /// `[categories][queries]`.
+    share: Vec<Vec<f64>>,
+}
+
+/// Whose queries a category's effect is measured on.
+#[derive(Clone, Copy)]
+enum Asked {
+    Own,
+    All,
+    /// Every other category's, one by one.
+    Pairs,
+}
+
+impl Asked {
+    const EACH: [Self; 3] = [Self::Own, Self::All, Self::Pairs];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "its own queries",
+            Self::All => "all queries",
+            Self::Pairs => "each category's queries",
+        }
+    }
+}
+
+impl Outcome {
+    /// Mean over a category's queries of a row over all queries.
+    fn on(&self, row: &[f64], category: usize) -> f64 {
+        let own = self.queries.iter().zip(row).filter(|(of, _)| **of == category);
+        mean(&own.map(|(_, value)| *value).collect::<Vec<_>>())
+    }
+
+    /// For each category what its row says, one number or one for each asked.
+    fn values(&self, table: &[Vec<f64>], asked: Asked) -> Vec<Vec<f64>> {
+        let categories = 0..self.names.len();
+        (table.iter().enumerate())
+            .map(|(category, row)| match asked {
+                Asked::Own => vec![self.on(row, category)],
+                Asked::All => vec![mean(row)],
+                Asked::Pairs => categories.clone().map(|other| self.on(row, other)).collect(),
+            })
+            .collect()
+    }
+
+    /// Rise of each query's loss, averaged over the seeds.
+    fn rise(&self) -> Vec<Vec<f64>> {
+        let cell =
+            |c: usize, q: usize| mean(&self.rise.iter().map(|s| s[c][q]).collect::<Vec<_>>());
+        let queries = 0..self.queries.len();
+        (0..self.names.len()).map(|c| queries.clone().map(|q| cell(c, q)).collect()).collect()
+    }
+
+    fn judge(&self, shares: &[Vec<f64>], rise: &[Vec<f64>], asked: Asked) -> (f64, Range<f64>) {
+        let (a, b) = (self.values(shares, asked), self.values(rise, asked));
+        let of = |drawn: &[usize]| {
+            let pick = |table: &[Vec<f64>]| drawn.iter().flat_map(|&c| table[c].clone()).collect();
+            let (a, b): (Vec<f64>, Vec<f64>) = (pick(&a), pick(&b));
+            spearman(&a, &b)
+        };
+        let all: Vec<usize> = (0..self.names.len()).collect();
+        (of(&all), bootstrap(all.len(), of))
+    }
+}
+
+/// Measures and records.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let outcome: Outcome = retraining::measured(arguments, "categories")?;
+    let name = format!("categories-{}", arguments.task.name());
+    let picture = retraining::record(&name, &page(&outcome, &name)?)?;
+    let shares = judged(&outcome)?;
+    let share = outcome.values(&shares.share, Asked::Own).concat();
+    let rise = outcome.values(&outcome.rise(), Asked::Own).concat();
+    let points: Vec<_> = share.into_iter().zip(rise).zip(&outcome.names).collect();
+    let axes =
+        ["share of the record in its own queries", "rise of their loss without the category"];
+    chart::scatter(&picture, axes, &points)
+}
+
+/// What the bar is about.
+fn judged(outcome: &Outcome) -> Result<&Shares> {
+    let same = |it: &&Shares| (&*it.method.storage, &*it.method.name) == SCORE;
+    outcome.shares.iter().find(same).context("the score of the bar was not measured")
+}
+
+fn page(outcome: &Outcome, name: &str) -> Result<String> {
+    let task = &name["categories-".len()..];
+    let mut page = format!(
+        "# Category removal, {task}\n\n`cargo xtask evaluate categories {task}`: {} categories, each \
+         taken away whole and the model retrained, {} seed{}.\n\n![share and effect]({name}.svg)\n\n",
+        outcome.names.len(),
+        outcome.seeds,
+        if outcome.seeds == 1 { "" } else { "s" },
+    );
+    page += &outcome.setup.paragraph();
+    page += EXPLANATION;
+    page += "\n## What must hold\n\n| | bar | measured | holds |\n|---|---|---|---|\n";
+    let (shares, rise) = (judged(outcome)?, outcome.rise());
+    for asked in Asked::EACH {
+        let (value, interval) = outcome.judge(&shares.share, &rise, asked);
+        writeln!(
+            page,
+            "| {}, on {} | ≥ {BAR} | {} | {} |",
+            shares.method.title(),
+            asked.name(),
+            cell(value, &interval),
+            verdict(value >= BAR)
+        )?;
+    }
+    page += "\n## All scores\n\n| storage | score | damping | its own | all | each |\n|---|---|---|---|---|---|\n";
+    for shares in &outcome.shares {
+        let Method { storage, name, .. } = &shares.method;
+        write!(page, "| {storage} | {name} | {} |", shares.method.damping())?;
+        for asked in Asked::EACH {
+            let (value, interval) = outcome.judge(&shares.share, &rise, asked);
+            write!(page, " {} |", cell(value, &interval))?;
+        }
+        page.push('\n');
+    }
+    page += "\n## By category\n\n| category | samples | share, own | rise, own | share, all | rise, all |\n|---|---:|---:|---:|---:|---:|\n";
+    let columns = [Asked::Own, Asked::All]
+        .map(|asked| [&shares.share, &rise].map(|table| outcome.values(table, asked).concat()));
+    for (c, category) in outcome.names.iter().enumerate() {
+        write!(page, "| {category} | {} |", outcome.sizes[c])?;
+        for [share, rise] in &columns {
+            write!(page, " {:.4} | {:.5} |", share[c], rise[c])?;
+        }
+        page.push('\n');
+    }
+    if outcome.seeds > 1 {
+        page += &agreement(outcome)?;
+    }
+    Ok(page + &retraining::closing())
+}
+
+/// Spearman between the effects by one seed and by the mean of the others.
+fn agreement(outcome: &Outcome) -> Result<String> {
+    let mut page = String::from("\nThe first seed's effects agree with the others' by");
+    let first = &outcome.rise[..1];
+    for asked in Asked::EACH {
+        let side = |seeds: &[Vec<Vec<f64>>]| -> Vec<f64> {
+            let tables: Vec<_> = seeds.iter().map(|s| outcome.values(s, asked).concat()).collect();
+            (0..tables[0].len())
+                .map(|k| mean(&tables.iter().map(|t| t[k]).collect::<Vec<_>>()))
+                .collect()
+        };
+        let value = spearman(&side(first), &side(&outcome.rise[1..]));
+        write!(page, " {value:.2} on {},", asked.name())?;
+    }
+    page.pop();
+    Ok(page + " (Spearman).\n")
+}
+
+const EXPLANATION: &str = "
+A category's share is the sum of its samples' scores; its effect is how much the loss rises, \
+on average over the seeds, when the model is trained without it. Spearman's correlation over the categories (on \"each \
+category's queries\" over all pairs of a category taken away and a category asked), 95 % bootstrap \
+interval over the categories. Where scores are whitened, every fourth query's LDS chose the damping.
+";
