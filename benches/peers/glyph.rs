@@ -6,7 +6,7 @@ use gradroute::candle::Scope;
 
 use crate::data::{Conditions, Dataset, Order, Plant, SIDE};
 use crate::diffusion::{Purpose, noise, noised, stratified_levels, stream};
-use crate::model::UNet;
+use crate::model::{Size, UNet};
 
 /// Batches prepared: as many as steps can be trained.
 const BATCHES: usize = 20;
@@ -39,7 +39,7 @@ impl Glyph {
             Ok(Prepared { x, target, levels, conditions: Conditions::of(&samples) })
         };
         Ok(Self {
-            unet: UNet::new(scope, data.typefaces.len())?,
+            unet: UNet::new(scope, &Size::FULL, data.typefaces.len())?,
             batches: (0..BATCHES).map(prepare).collect::<Result<_>>()?,
         })
     }

@@ -9,7 +9,7 @@ use gradroute::provenance::{Accumulator, StepRecord};
 use gradroute::routing::Policy;
 use serde_json::json;
 
-use crate::data::{Conditions, Dataset, Order, SIDE, Sample};
+use crate::data::{Conditions, Dataset, Order, Plant, SIDE, Sample};
 use crate::diffusion::{Purpose, noise, noised, stratified_levels, stream};
 use crate::model::{Size, UNet};
 use crate::task::{Categories, Evidence, Part, Task, average};
@@ -56,7 +56,7 @@ pub struct Glyphs {
 
 impl Glyphs {
     pub fn load() -> Result<Self> {
-        let data = Dataset::load()?;
+        let data = Dataset::load(Plant::None)?;
         let mut faces = Vec::new();
         for group in data.groups() {
             let of_group = (0..data.typefaces.len()).filter(|&f| data.typefaces[f].group == group);
