@@ -16,6 +16,9 @@ const TWO_SIDED: &str = "two-sided k=16";
 /// D-TRAK's figure on CIFAR-2 (Zheng et al. 2024), as ANCHORS has it.
 const D_TRAK: f64 = 0.34;
 
+/// Half-subsets the bars ask for.
+const ENOUGH: usize = 100;
+
 #[derive(Deserialize)]
 struct Outcome {
     setup: Setup,
@@ -171,6 +174,9 @@ fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], name: &str) -> String
     );
     page += &outcome.setup.paragraph();
     page += EXPLANATION;
+    if outcome.subsets < ENOUGH {
+        page += PRELIMINARY;
+    }
     if !outcome.agreement.is_empty() {
         let agreement = &outcome.agreement;
         writeln!(
@@ -211,6 +217,10 @@ fn dampings(outcome: &Outcome) -> String {
     }
     page
 }
+
+const PRELIMINARY: &str = "
+Fewer than 100 half-subsets: a preliminary figure. The intervals say nothing of how few subsets there are.
+";
 
 const EXPLANATION: &str = "
 The linear datamodeling score (Park et al. 2023): for each query, Spearman's correlation over the \
