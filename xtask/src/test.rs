@@ -26,8 +26,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "documentation",
-        // `candle-cuda` would need a CUDA toolkit.
-        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle"],
+        // `candle-cuda` would need a CUDA toolkit; with the tests' features, whose kernels are built once.
+        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle,cli"],
         variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
     Step {
