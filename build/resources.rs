@@ -236,23 +236,50 @@ pub fn parse(text: &str) -> Result<Table, String> {
     Ok(table)
 }
 
+/// Registers by which two runs of the assembler over the same kernel may differ.
+const JITTER: u32 = 4;
+
 /// What became worse than the committed table, or is missing there, one line each.
 pub fn regressions(found: &Table, committed: &Table) -> Vec<String> {
+    compare(found, committed, |new, old| {
+        new.registers <= old.registers + JITTER && new.blocks >= old.blocks
+    })
+}
+
+/// What is not as in the committed table, or is missing on one side, one line each.
+pub fn differences(found: &Table, committed: &Table) -> Vec<String> {
+    let mut lines = compare(found, committed, |new, old| {
+        new.registers.abs_diff(old.registers) <= JITTER
+            && (new.shared, new.blocks) == (old.shared, old.blocks)
+    });
+    for (kernel, row) in committed {
+        match found.get(kernel) {
+            None => lines.push(format!("{kernel} is in the table only")),
+            Some(new) if (new.threads, new.planned) != (row.threads, row.planned) => {
+                lines.push(format!("{kernel}: other threads or planned bytes than the table has"));
+            }
+            Some(_) => {}
+        }
+    }
+    lines
+}
+
+/// The cells that are missing in the committed table or, beside those there, not `good`.
+fn compare(found: &Table, committed: &Table, good: fn(Cell, Cell) -> bool) -> Vec<String> {
     let cells = found
         .iter()
         .flat_map(|(kernel, row)| row.cells.iter().map(move |(&arch, &cell)| (kernel, arch, cell)));
-    let worse = |(kernel, arch, cell): (&String, u32, Cell)| {
-        let Some(old) = committed.get(kernel).and_then(|row| row.cells.get(&arch)) else {
+    let complaint = |(kernel, arch, cell): (&String, u32, Cell)| {
+        let Some(&old) = committed.get(kernel).and_then(|row| row.cells.get(&arch)) else {
             return Some(format!("{kernel} for sm_{arch} is not in the table"));
         };
-        let same = cell.registers <= old.registers && cell.blocks >= old.blocks;
-        (!same).then(|| {
+        (!good(cell, old)).then(|| {
             format!(
-                "{kernel} for sm_{arch}: {} registers and {} blocks a multiprocessor, the table has {} \
-                 and {}",
-                cell.registers, cell.blocks, old.registers, old.blocks
+                "{kernel} for sm_{arch}: {} registers, {} bytes and {} blocks a multiprocessor, the table \
+                 has {}, {} and {}",
+                cell.registers, cell.shared, cell.blocks, old.registers, old.shared, old.blocks
             )
         })
     };
-    cells.filter_map(worse).collect()
+    cells.filter_map(complaint).collect()
 }

@@ -276,6 +276,7 @@ impl Accumulator {
     }
 
     /// Where a sample stands among those seen.
+    #[cfg(feature = "ledger")]
     pub(crate) fn position(&self, id: u64) -> Option<usize> {
         self.index.get(&id).copied()
     }

@@ -44,6 +44,8 @@ pub struct Estimate {
     pub deviation: f64,
 }
 
+// Queries to a ledger read them.
+#[cfg(feature = "ledger")]
 impl Estimate {
     /// `‖A‖` of a vector of sketches `[B, K]`, its blocks' squares added up.
     pub(crate) fn norm(kind: SketchKind, sketch: &[f32], len: usize) -> Self {

@@ -1,7 +1,7 @@
 //! `cargo xtask gates`: what the compiler made of the kernels.
 //!
 //! The build script refuses a build that takes more registers, or holds fewer blocks, than the committed
-//! table; here the table must be exact. Main loops of GEMM kernels are read in the disassembly.
+//! table; here every difference counts, but for the few registers by which the assembler itself varies. Main loops of GEMM kernels are read in the disassembly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,8 +37,10 @@ fn resources(folder: &Path, bless: bool) -> Result<()> {
         return Ok(std::fs::write(file, made)?);
     }
     let committed = std::fs::read_to_string(file).unwrap_or_default();
-    if let Some(lines) = difference(&committed, &made) {
-        bail!("{}:\n{lines}\n`{}` writes it", resources::TABLE, resources::BLESS);
+    let committed = resources::parse(&committed).map_err(anyhow::Error::msg)?;
+    let lines = resources::differences(&found.table, &committed);
+    if !lines.is_empty() {
+        bail!("{}:\n{}\n`{}` writes it", resources::TABLE, lines.join("\n"), resources::BLESS);
     }
     println!("{} kernels take what {} says", found.table.len(), resources::TABLE);
     Ok(())
@@ -85,16 +87,6 @@ fn disassemble(image: &Path, kernels: &str) -> Result<Vec<(u32, String)>> {
         let running = ARCHITECTURES.map(|arch| scope.spawn(move || one(arch)));
         running.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
     })
-}
-
-/// The lines that only one of two texts has, if any.
-pub fn difference(old: &str, new: &str) -> Option<String> {
-    let only = |sign: char, one: &str, other: &str| -> String {
-        let others: Vec<&str> = other.lines().collect();
-        let lines = one.lines().filter(|line| !others.contains(line));
-        lines.map(|line| format!("{sign} {line}\n")).collect()
-    };
-    (old != new).then(|| only('-', old, new) + &only('+', new, old))
 }
 
 /// The names of the kernel sources.
@@ -151,11 +143,5 @@ mod tests {
                         \"/t/build/gradroute-2/out\"}\n";
         assert_eq!(folder(messages), Some(PathBuf::from("/t/build/gradroute-2/out")));
         assert_eq!(folder("{\"reason\":\"build-finished\"}"), None);
-    }
-
-    #[test]
-    fn a_difference_shows_both_sides() {
-        assert_eq!(difference("a\nb\n", "a\nb\n"), None);
-        assert_eq!(difference("a\nb\n", "a\nc\n"), Some("- b\n+ c\n".into()));
     }
 }

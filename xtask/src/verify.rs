@@ -67,7 +67,7 @@ pub fn run(only: Option<&str>, bless: bool) -> Result<()> {
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
     if bless {
         std::fs::write(file, made)?;
-    } else if let Some(lines) = gates::difference(&committed, &made) {
+    } else if let Some(lines) = difference(&committed, &made) {
         wrong.push(format!("{TABLE}:\n{lines}"));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -144,4 +144,25 @@ fn tools() -> Result<PathBuf> {
     shell::run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
     std::fs::write(complete, stamp)?;
     Ok(bin)
+}
+
+/// The lines that only one of two texts has, if any.
+fn difference(old: &str, new: &str) -> Option<String> {
+    let only = |sign: char, one: &str, other: &str| -> String {
+        let others: Vec<&str> = other.lines().collect();
+        let lines = one.lines().filter(|line| !others.contains(line));
+        lines.map(|line| format!("{sign} {line}\n")).collect()
+    };
+    (old != new).then(|| only('-', old, new) + &only('+', new, old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_shows_both_sides() {
+        assert_eq!(difference("a\nb\n", "a\nb\n"), None);
+        assert_eq!(difference("a\nb\n", "a\nc\n"), Some("- b\n+ c\n".into()));
+    }
 }
