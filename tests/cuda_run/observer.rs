@@ -69,8 +69,8 @@ fn an_observer_sees_every_launch_until_it_is_taken_away() {
         assert_eq!((before.0, after.0, before.1), ("before", "after", after.1), "{seen:?}");
         assert!(before.1.ends_with(&rest), "{before:?}");
     }
-    // Two tiles of 128 outputs and one of inputs; three samples in as many parts.
-    assert!(seen[0].starts_with("before linear_wgrad_f32 [1, 2, 3] 256 "), "{seen:?}");
+    // Two tiles of 128 outputs and one of inputs; the rows of three samples in two parts.
+    assert!(seen[0].starts_with("before linear_factored_wgrad_f32 [1, 2, 2] 256 "), "{seen:?}");
     assert!(device.observe(None).is_some());
     backward(&mut cuda);
     assert!(trace.take().is_empty());

@@ -5,7 +5,7 @@ use gradroute::cuda::{
     DeviceCategories, DeviceGrad, DeviceInputs, DeviceOutputs, DeviceRouted, DeviceRouting,
     DeviceRows, LinearPlan, Plan, Pointers, RoutingShape, Wish, plan_linear,
 };
-use gradroute::ops::plan::Request;
+use gradroute::ops::plan::{Path, Request};
 use gradroute::problem::{Dtype, Element, Linear, Rows};
 use gradroute::projection::Sketch;
 use gradroute::routing::{LayerRouting, Region, RegionMap};
@@ -31,6 +31,8 @@ fn plan(routed: bool) -> LinearPlan {
         request,
         sketch: Some(Sketch::two_sided(8, 1, 0).unwrap()),
         routing: routed.then(|| RoutingShape::of(&routing(10))),
+        // The other one needs no workspace.
+        path: Some(Path::Formed),
         ..Wish::default()
     };
     plan_linear(&layer, Dtype::F32, wish, &device().properties().unwrap()).unwrap()
