@@ -52,7 +52,7 @@ pub struct Whitening {
 impl Whitening {
     /// Factors each block's matrix, in `f64`; `λ = damping · trace(ΦᵀΦ) / K`, so that one
     /// damping suits blocks of any gradient scale. It decides much of the quality: choose it
-    /// away from the data it is judged on; 0.1 is a start.
+    /// away from the data it is judged on; 0.3 is a start.
     /// Costs `B · (samples · K² + K³ / 3)` and holds `B · K²` doubles.
     ///
     /// # Errors
