@@ -5,18 +5,7 @@ use std::sync::{Arc, OnceLock};
 use cudarc::driver::CudaContext;
 use gradroute::cuda::{self, Device};
 
-/// Whether there is a device; fails where one was promised.
-pub fn present() -> bool {
-    match cuda::device_available() {
-        Ok(()) => true,
-        Err(error) => {
-            let promised = std::env::var("GRADROUTE_REQUIRE_GPU").is_ok_and(|value| value == "1");
-            assert!(!promised, "a device was promised: {error}");
-            println!("skipped: {error}");
-            false
-        }
-    }
-}
+pub use crate::device::present;
 
 /// The first device, whose modules all tests share.
 pub fn device() -> Arc<Device> {

@@ -6,7 +6,7 @@ use std::thread;
 use bytemuck::Pod;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaSlice, DevicePtr};
-use gradroute::cuda::{self, Cuda, Device, Plan, Pointers, Properties, Wish, plan_linear};
+use gradroute::cuda::{Cuda, Device, Plan, Pointers, Properties, Wish, plan_linear};
 use gradroute::ops::plan::{Path, Request};
 use gradroute::problem::{Dtype, Linear, Rows};
 use gradroute::projection::Sketch;
@@ -18,18 +18,7 @@ use crate::support::catalogue::representatives;
 use crate::support::run::run_all;
 use crate::support::weights::{Pattern, record, sketches};
 
-/// Whether there is a device; fails where one was promised.
-pub fn present() -> bool {
-    match cuda::device_available() {
-        Ok(()) => true,
-        Err(error) => {
-            let promised = std::env::var("GRADROUTE_REQUIRE_GPU").is_ok_and(|value| value == "1");
-            assert!(!promised, "a device was promised: {error}");
-            println!("skipped: {error}");
-            false
-        }
-    }
-}
+pub use crate::device::present;
 
 /// A backend on the first device, whose modules all tests share.
 pub fn open() -> Cuda {

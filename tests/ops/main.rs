@@ -3,6 +3,8 @@
 //! A case is a function generic over the backend; `suite!` turns all of them into tests of one
 //! backend.
 
+#[path = "../device/mod.rs"]
+mod device;
 #[path = "../support/mod.rs"]
 mod support;
 
