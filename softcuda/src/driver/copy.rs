@@ -82,13 +82,17 @@ impl Copy {
         Ok(())
     }
 
-    /// With bytes of pageable host memory taken now.
+    /// With bytes of pageable host memory taken now: even a stream that has nothing to do may get work of
+    /// another thread's first, and the default stream waits for other streams.
     fn held(mut self) -> Outcome<Self> {
         let Place::Host(address) = self.from.place else { return Ok(self) };
         let [width, rows, slices] = self.size;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity((width * rows * slices).min(1 << 30) as usize);
         for slice in 0..slices {
             for row in 0..rows {
+                if let Place::Device(to) = self.to.place {
+                    fits(to + slice * self.to.slice + row * self.to.pitch, width)?;
+                }
                 let at = address + slice * self.from.slice + row * self.from.pitch;
                 with_host(at as usize, width as usize, |row| bytes.extend_from_slice(row))?;
             }
@@ -99,25 +103,29 @@ impl Copy {
     }
 }
 
+/// That the device has these bytes. Asked before memory of the host's is looked at: a length that the device
+/// refuses is the caller's mistake.
+fn fits(address: u64, bytes: u64) -> Outcome {
+    match driver()?.device.allocation(address) {
+        Some((begin, size)) if address - begin + bytes.min(size + 1) <= size => Ok(()),
+        _ => Err(outside(OutsideAllocation { address, bytes })),
+    }
+}
+
 fn run_row(to: &Place, from: &Place, bytes: u64) -> Outcome {
     let device = &driver()?.device;
     let length = bytes as usize;
-    // Before memory of the host's is looked at: a length that the device refuses is the caller's mistake.
-    let fits = |address: u64| match device.allocation(address) {
-        Some((begin, size)) if address - begin + bytes.min(size + 1) <= size => Ok(()),
-        _ => Err(outside(OutsideAllocation { address, bytes })),
-    };
     match (to, from) {
         (Place::Device(to), Place::Device(from)) => device.copy(*to, *from, bytes).map_err(outside),
         (Place::Device(to), Place::Host(from)) => {
-            fits(*to)?;
+            fits(*to, bytes)?;
             with_host(*from as usize, length, |bytes| device.write(*to, bytes))?.map_err(outside)
         }
         (Place::Device(to), Place::Held(held, at)) => {
             device.write(*to, &held[*at..at + length]).map_err(outside)
         }
         (Place::Host(to), Place::Device(from)) => {
-            fits(*from)?;
+            fits(*from, bytes)?;
             with_host_mut(*to as usize, length, |bytes| device.read(*from, bytes))?.map_err(outside)
         }
         (Place::Host(to), Place::Host(from)) => with_host(*from as usize, length, |from| {
@@ -139,7 +147,7 @@ fn asynchronous(copy: Copy, on: Handle) -> Outcome {
         return stream.submit(Work::Copy(copy));
     }
     let into_pageable = copy.to.place.pageable();
-    let copy = if copy.from.place.pageable() && !stream.is_idle() { copy.held()? } else { copy };
+    let copy = if copy.from.place.pageable() { copy.held()? } else { copy };
     stream.submit(Work::Copy(copy))?;
     // The caller may look at pageable memory as soon as the call returns.
     if into_pageable { stream.synchronize() } else { Ok(()) }

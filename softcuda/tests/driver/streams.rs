@@ -145,6 +145,27 @@ fn the_default_stream_waits_for_blocking_ones() {
 }
 
 #[test]
+fn pageable_memory_may_change_while_the_default_stream_waits_for_others() {
+    let test = "streams::pageable_memory_may_change_while_the_default_stream_waits_for_others";
+    with_driver(test, || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        let mut data = stream.alloc_zeros::<u32>(3).unwrap();
+        stream.synchronize().unwrap();
+        let kind = result::stream::StreamKind::Default;
+        let raw = result::stream::create(kind).unwrap();
+        let blocking = unsafe { context.wrap_borrowed_stream(raw) };
+        let release = block(&blocking);
+        let mut host = vec![1u32, 2, 3];
+        stream.memcpy_htod(&host, &mut data).unwrap();
+        host.fill(9);
+        release.send(()).unwrap();
+        assert_eq!(stream.clone_dtoh(&data).unwrap(), [1, 2, 3]);
+        unsafe { result::stream::destroy(raw) }.unwrap();
+    });
+}
+
+#[test]
 fn events_measure_time() {
     with_driver("streams::events_measure_time", || {
         let context = CudaContext::new(0).unwrap();
