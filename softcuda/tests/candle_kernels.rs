@@ -11,10 +11,9 @@ use std::sync::Mutex;
 
 use candle::{FAMILIES, Family, modules};
 
-/// Modules of candle-kernels 0.11.1.
-const MODULES: usize = 27;
-/// So many of their kernels are to be run at least.
-const KERNELS: usize = 1100;
+/// So many kernels of candle-kernels 0.11.1 are to be run at least: of all 27 modules, and of the 20 that are
+/// compiled for the tests.
+const KERNELS: [(usize, usize); 2] = [(27, 1100), (20, 1000)];
 
 /// What a family did: kernels loaded and run.
 struct Done {
@@ -25,13 +24,12 @@ struct Done {
 #[test]
 fn every_module_loads_and_its_kernels_compute_what_the_cpu_computes() {
     let Some(modules) = modules() else { return };
-    assert_eq!(modules.len(), MODULES);
-    assert!(
-        FAMILIES.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>().iter().eq(modules.keys())
-    );
+    let known: BTreeSet<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
+    assert!(modules.keys().all(|name| known.contains(name.as_str())), "{modules:?}");
     let done = Mutex::new(BTreeMap::new());
-    let failures = on_all_cores(FAMILIES.iter(), |(name, run), failures| {
-        match Family::load(&modules[*name]) {
+    let there = FAMILIES.iter().filter(|(name, _)| modules.contains_key(*name));
+    let failures =
+        on_all_cores(there, |(name, run), failures| match Family::load(&modules[*name]) {
             Err(error) => failures.push(format!("{name}: {error}")),
             Ok(mut family) => {
                 run(&mut family);
@@ -40,8 +38,7 @@ fn every_module_loads_and_its_kernels_compute_what_the_cpu_computes() {
                 let report = Done { loaded, ran: family.ran };
                 done.lock().expect("no panics while held").insert(*name, report);
             }
-        }
-    });
+        });
     let done = done.into_inner().expect("no panics while held");
     for (name, Done { loaded, ran }) in &done {
         let names: Vec<&str> = ran.iter().map(String::as_str).collect();
@@ -51,7 +48,9 @@ fn every_module_loads_and_its_kernels_compute_what_the_cpu_computes() {
     let loaded: usize = done.values().map(|done| done.loaded).sum();
     println!("{total} of {loaded} kernels of {} modules", done.len());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-    assert!(total >= KERNELS, "{total} kernels");
+    let (_, least) =
+        KERNELS.into_iter().find(|(all, _)| modules.len() >= *all).expect("20 at least");
+    assert!(total >= least, "{total} kernels");
 }
 
 /// Hands items out to threads, which may note failures.

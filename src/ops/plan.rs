@@ -66,7 +66,9 @@ pub enum Path {
 pub enum Norms {
     /// Squares of the formed tiles.
     Tiles,
-    /// `Σ_{t,t'} (x_t · x_t')(dy_t · dy_t')`; for one row `‖x‖² ‖dy‖²`.
+    /// `Σ_{t,t'} (x_t · x_t')(dy_t · dy_t')`; for one row `‖x‖² ‖dy‖²`. Where a sample's rows cancel
+    /// to a fraction of `Σ_t ‖x_t‖ ‖dy_t‖`, rounding weighs by that fraction's square, in tiles by
+    /// the fraction itself.
     Gram,
 }
 

@@ -71,9 +71,13 @@ fn cases<B: Tested, T: Element>(problems: Vec<Named>, mut check: impl FnMut(&Cas
 /// loops over the same inputs, rounded to the same output format.
 pub fn half_precision<B: Tested, T: Element>(make: impl Fn() -> B) {
     let mut backend = make();
+    let mut at = 0_usize;
     cases::<B, T>(catalogue::everything::<B>(false), |case| {
         let (want, plain) = (expect::<f64, _>(case), expect::<f32, _>(case));
-        for native in [false, true] {
+        // Of a problem's two turns, one each; which comes first changes from problem to problem.
+        let formats = if B::SLOW { vec![(at / 2 + at) % 2 == 1] } else { vec![false, true] };
+        at += 1;
+        for native in formats {
             let ask = Ask { native, ..Ask::all() };
             let got = run_on(&mut backend, case, ask, &|_| f32::NAN);
             hold(case, &got, &want, &plain, native);

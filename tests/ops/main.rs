@@ -117,20 +117,19 @@ mod cuda_formed {
 
     tests! { present, open_formed,
         exact_bf16: exact::every_op::<_, bf16>,
-        exact_f32: exact::every_op::<_, f32>,
         nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,
     }
 }
 
 /// `dW` as one product over all rows wherever it is possible, by one block a tile.
 mod cuda_factored {
-    use half::f16;
+    use half::{bf16, f16};
 
     use crate::cuda::{open_factored, present};
     use crate::{close, exact, properties, selection};
 
     tests! { present, open_factored,
-        exact_f16: exact::every_op::<_, f16>,
+        exact_bf16: exact::every_op::<_, bf16>,
         close_f16: close::half_precision::<_, f16>,
         alone_as_together: properties::alone_as_together,
         nan_stays_out_of_owned_regions: selection::owned_regions,

@@ -221,8 +221,11 @@ fn covered<B: Tested>(mut problems: Vec<Named>) -> Vec<Named> {
 
 /// Every op of a backend, with or without data that is exact.
 pub fn everything<B: Tested>(exact: bool) -> Vec<Named> {
-    let all = [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()];
-    covered::<B>(all.concat())
+    let mut all =
+        [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()].concat();
+    // More samples than a warp has lanes, twice over.
+    all.push(linear(Rows::uniform(70, 2).unwrap(), 17, 33, true));
+    covered::<B>(all)
 }
 
 /// One problem of each op of a backend with several samples and no empty one: for properties.

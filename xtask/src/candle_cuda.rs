@@ -33,7 +33,16 @@ pub fn run() -> Result<()> {
     let path = std::iter::once(folder).chain(std::env::split_paths(&path));
     let mut cargo = shell::cargo();
     cargo
-        .args(["clippy", "--release", "--lib", "--features", "candle-cuda", "--", "-D", "warnings"])
+        // Of the whole workspace, with whose features the dependencies were checked before.
+        .args([
+            "clippy",
+            "--release",
+            "--workspace",
+            "--lib",
+            "--features",
+            "gradroute/candle-cuda",
+        ])
+        .args(["--", "-D", "warnings"])
         .env("PATH", std::env::join_paths(path)?)
         .env("NVCC", "off")
         .env("CUDA_COMPUTE_CAP", "90");

@@ -16,14 +16,34 @@ const VERSION: &str = "0.11.1";
 /// The lowest architecture that has all of its kernels.
 const ARCHITECTURE: &str = "sm_90";
 
+/// Products of quantised matrices come in ten formats, each a minute to compile. These have the three layouts
+/// that there are; the others repeat them.
+const FORMATS_IN_TESTS: [&str; 3] = ["q2_k", "q4_0", "q8_0"];
+
+/// How much of the crate.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Share {
+    All,
+    /// What `cargo xtask test` has the time for.
+    Tests,
+}
+
+impl Share {
+    fn has(self, module: &str) -> bool {
+        let format = module.strip_prefix("mmq_gguf_mmq_instance_");
+        self == Self::All || format.is_none_or(|format| FORMATS_IN_TESTS.contains(&format))
+    }
+}
+
 /// Compiles what is not compiled yet.
-pub fn compile() -> Result<()> {
+pub fn compile(share: Share) -> Result<()> {
     let Some(nvcc) = kernels::compiler()? else { return Ok(()) };
     let folder = shell::tools().join("candle-kernels");
     let ptx = folder.join("ptx");
     std::fs::create_dir_all(&ptx)?;
     let sources = sources(&fetch(&folder)?)?;
     let missing: Vec<(PathBuf, PathBuf)> = (sources.into_iter())
+        .filter(|(_, name)| share.has(name))
         .map(|(source, name)| (source, ptx.join(format!("{VERSION}-{name}.ptx"))))
         .filter(|(_, to)| !to.exists())
         .collect();

@@ -76,7 +76,7 @@ fn main() -> anyhow::Result<()> {
     match Task::parse() {
         Task::Test => test::run(),
         Task::Kernels => kernels::build(),
-        Task::CandleKernels => candle_kernels::compile(),
+        Task::CandleKernels => candle_kernels::compile(candle_kernels::Share::All),
         Task::CandleCuda => candle_cuda::run(),
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{candle_kernels, kernels, shell};
+use crate::candle_kernels::{self, Share};
+use crate::{kernels, shell};
 
 /// One step: its name, cargo's arguments, and the environment variables it needs.
 struct Step {
@@ -35,6 +36,8 @@ const STEPS: &[Step] = &[
         arguments: &[
             "clippy",
             "--release",
+            // As the steps before, so that they share the dependencies' features.
+            "--workspace",
             "--lib",
             "--no-default-features",
             "--",
@@ -99,7 +102,8 @@ pub fn run() -> Result<()> {
     }
     let start = Instant::now();
     // Kernels are tested too: they need the compiler before anything is built.
-    candle_kernels::compile().context("the CUDA compiler, and candle's kernels with it")?;
+    candle_kernels::compile(Share::Tests)
+        .context("the CUDA compiler, and candle's kernels with it")?;
     let mut times: Vec<(&str, Duration)> = vec![("compiler", start.elapsed())];
     let mut outcome = Ok(());
     for step in STEPS {
