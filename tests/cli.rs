@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use gradroute::provenance::query::{Archive, Place, Subject};
 use serde_json::Value;
-use support_ledger::{id, written};
+use support_ledger::{COPIES, WATCHED, guarded, id, written};
 
 fn gradroute(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gradroute")).args(arguments).output().unwrap()
@@ -172,6 +172,39 @@ fn tables_are_exported_in_three_forms() {
 }
 
 #[test]
+fn a_guarded_run_says_what_was_gated_and_why() {
+    let (dir, mut guard) = guarded(22, 1);
+    let ledger = path(dir.path());
+    let answer = json(&["memorized", ledger, "--top", "9"]);
+    let watched = &answer["guard"];
+    let copies: Vec<u64> = (WATCHED - COPIES..WATCHED).map(id).collect();
+    assert_eq!(watched["samples"], WATCHED);
+    assert_eq!(watched["scores"].as_array().unwrap().len(), 9);
+    let most = guard.scores().into_iter().max_by(|a, b| a.total.total_cmp(&b.total)).unwrap();
+    assert_eq!(watched["scores"][0]["sample"], most.sample);
+    assert_eq!(watched["scores"][0]["total"], most.total);
+    assert!(copies.contains(&most.sample));
+    // The copies are one group, and its gates are the guard's own.
+    let (gated, events) = (&guard.report().gated[0], guard.take_events());
+    assert_eq!(watched["clusters"].as_array().unwrap().len(), 1);
+    assert_eq!(watched["clusters"][0]["members"], serde_json::json!(copies));
+    assert_eq!(watched["clusters"][0]["closed"], gated.times);
+    assert_eq!(watched["gated"][0]["times"], gated.times);
+    assert_eq!(watched["gated"][0]["level"], "cluster");
+    let steps = [events[0].step, events.last().unwrap().step];
+    assert_eq!(watched["gated"][0]["steps"], serde_json::json!(steps));
+    // And not the gates of a run that closed none.
+    assert_eq!(json(&["memorized", path(written(9, 3).path())])["guard"], Value::Null);
+    let page = dir.path().join("memorized.html");
+    text(&["memorized", ledger, "--html", path(&page)]);
+    let table = text(&["memorized", ledger]);
+    for text in [table, fs::read_to_string(page).unwrap()] {
+        assert!(text.contains("the cluster's exposure"), "{text}");
+        assert!(text.contains(&format!("{} to {}", steps[0], steps[1])), "{text}");
+    }
+}
+
+#[test]
 fn mistakes_say_what_to_do() {
     let dir = written(3, 3);
     let (ledger, empty) = (path(dir.path()), tempfile::tempdir().unwrap());
@@ -190,7 +223,7 @@ fn mistakes_say_what_to_do() {
         assert!(errors.contains(advice), "{arguments:?}: {errors}");
     }
     let help = text(&["--help"]);
-    for expected in ["Exit status:", "Examples:", "verify", "trace", "depth"] {
+    for expected in ["Exit status:", "Examples:", "verify", "trace", "depth", "attenuate"] {
         assert!(help.contains(expected), "{help}");
     }
 }

@@ -1,5 +1,5 @@
 //! The example under SIGKILL: its ledger opens after every kill with all but the open segment,
-//! and the resumed run ends as if nothing had happened.
+//! and the resumed run ends as if nothing had happened, guarded or not.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use gradroute::guard::Guard;
 use gradroute::provenance::ledger::LedgerReader;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -29,16 +30,19 @@ fn example() -> PathBuf {
     path
 }
 
-/// Starts a run of [`STEPS`] steps, or resumes it.
-fn start(out: &Path) -> Child {
+/// A run of [`STEPS`] steps, committed every [`COMMIT_EVERY`].
+const PLAIN: &[&str] = &["--steps", "60", "--commit-every", "2", "--batch", "3"];
+/// One in which copies come together often enough for their gates to close.
+const GUARDED: &[&str] = &["--guard", "--steps", "24", "--commit-every", "6", "--batch", "24"];
+
+/// Starts a run, or resumes it.
+fn start(out: &Path, run: &[&str]) -> Child {
     let mut command = Command::new(example());
     command.arg("--out").arg(out).stdout(Stdio::piped());
     if out.join("run.json").exists() {
         command.arg("--resume");
     } else {
-        let (steps, every) = (STEPS.to_string(), COMMIT_EVERY.to_string());
-        command.args(["--steps", &steps, "--commit-every", &every, "--batch", "3"]);
-        command.args(["--questions", "6", "--no-report"]);
+        command.args(run).args(["--questions", "6", "--no-report"]);
     }
     command.spawn().unwrap()
 }
@@ -77,14 +81,14 @@ fn a_killed_run_loses_its_open_segment_at_most() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let begin = Instant::now();
-    finish(start(&whole));
+    finish(start(&whole, PLAIN));
     let pace = begin.elapsed() / (STEPS / COMMIT_EVERY) as u32;
 
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let mut rng = StdRng::seed_from_u64(seed);
     let mut reached = 0;
     for k in 0..KILLS {
-        let printed = kill(start(&killed), &mut rng, pace);
+        let printed = kill(start(&killed, PLAIN), &mut rng, pace);
         let manifest = killed.join("ledger/manifest.json");
         if !manifest.exists() {
             assert_eq!((printed, reached), (0, 0), "kill {k} of seed {seed}: the ledger is gone");
@@ -99,7 +103,7 @@ fn a_killed_run_loses_its_open_segment_at_most() {
         assert!(next >= reached && next.is_multiple_of(COMMIT_EVERY), "{context}");
         reached = next;
     }
-    finish(start(&killed));
+    finish(start(&killed, PLAIN));
 
     let influence = |run: &Path| LedgerReader::open(run.join("ledger")).unwrap().accumulator();
     assert_eq!(influence(&killed).unwrap(), influence(&whole).unwrap(), "seed {seed}");
@@ -108,4 +112,45 @@ fn a_killed_run_loses_its_open_segment_at_most() {
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["losses"].clone()
     };
     assert_eq!(losses(&killed), losses(&whole), "seed {seed}");
+}
+
+/// Gates, and with them everything that was trained since, depend on what the guard saw before.
+#[test]
+fn a_guarded_run_resumes_with_its_guard() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    finish(start(&whole, GUARDED));
+    // Killed at the third commit, when gates have closed already and will again.
+    let mut child = start(&killed, GUARDED);
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let seen = lines.map(Result::unwrap).filter_map(|line| committed(&line));
+    assert!(seen.take(3).last() == Some(18), "the run ended by itself");
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    let open = |run: &Path| LedgerReader::open(run.join("ledger")).unwrap();
+    let reached = open(&killed).next_step();
+    finish(start(&killed, GUARDED));
+
+    let [whole, killed] = [whole, killed].map(|run| open(&run));
+    let events = |ledger: &LedgerReader| -> Vec<_> {
+        let all = ledger.events().map(Result::unwrap);
+        all.flat_map(|it| it.step.into_iter().zip(it.sample).zip(it.gate)).collect()
+    };
+    let gates = events(&whole);
+    let closed = |from: u64, to: u64| {
+        gates.iter().filter(|((step, _), gate)| (from..to).contains(step) && *gate < 1.0).count()
+    };
+    assert!(closed(0, reached) > 0 && closed(reached, 24) > 0, "the guard had nothing to do");
+    assert_eq!(events(&killed), gates);
+    let guard = |ledger: &LedgerReader| {
+        let mut guard = Guard::of_run(ledger.info()).unwrap().unwrap();
+        ledger.events().for_each(|events| guard.replay(&events.unwrap()).unwrap());
+        guard
+    };
+    assert_eq!(guard(&killed), guard(&whole));
+    for file in ["weights.safetensors", "average.safetensors", "optimizer.safetensors"] {
+        let [a, b] =
+            [&whole, &killed].map(|it| fs::read(it.checkpoint().unwrap().join(file)).unwrap());
+        assert!(a == b, "{file} differs");
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use gradroute::guard::{GateEvent, Guard, GuardConfig, GuardReport};
+use anyhow::{Result, ensure};
+use gradroute::guard::{Guard, GuardConfig};
 use gradroute::provenance::StepRecord;
-use gradroute::provenance::ledger::LedgerReader;
+use gradroute::provenance::ledger::{LedgerReader, RunInfo};
 use serde::Serialize;
 
-use crate::data::{Dataset, Plant, SIDE, Sample};
+use crate::data::{Dataset, Plant, SIDE};
 use crate::diffusion::LEVELS;
 use crate::options::RunOptions;
 
@@ -52,19 +52,19 @@ pub struct SampleScore {
 }
 
 impl Watch {
-    pub fn new(options: &RunOptions, data: &Dataset, blocks: usize) -> Result<Self> {
-        let studied = options.plant == Plant::Study;
-        let width = (LEVELS[1] - LEVELS[0]) / BINS as f32;
-        let edges = (1..BINS).map(|bin| LEVELS[0] + width * bin as f32).collect();
-        let config = GuardConfig { noise_edges: edges, ..GuardConfig::default() };
-        let losses = Guard::new(1, config.clone())?;
-        let guard =
-            (options.guard || studied).then(|| enlisted(data, blocks, config)).transpose()?;
-        Ok(Self { guard, closes: options.guard, losses, study: studied.then(Vec::new) })
+    /// Of a run as its ledger describes it.
+    pub fn new(options: &RunOptions, info: &RunInfo) -> Result<Self> {
+        let guard = Guard::of_run(info)?;
+        let study = (options.plant == Plant::Study).then(Vec::new);
+        Ok(Self { guard, closes: options.guard, losses: Guard::new(1, config())?, study })
     }
 
     /// What the ledger knows of the run so far.
     pub fn replay(&mut self, ledger: &Path) -> Result<()> {
+        ensure!(
+            self.study.is_none(),
+            "the losses of a study are in no ledger: begin it anew with --overwrite"
+        );
         let Some(guard) = &mut self.guard else { return Ok(()) };
         for events in LedgerReader::open(ledger)?.events() {
             guard.replay(&events?)?;
@@ -122,32 +122,42 @@ impl Watch {
         study.push(Scores { step: done, samples: samples.collect() });
     }
 
+    /// Lets go of what the ledger holds by now: which gates were closed.
+    pub fn committed(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            guard.take_events();
+        }
+    }
+
     /// Of a study, the scores so far.
     pub fn study(&self) -> Option<&[Scores]> {
         self.study.as_deref()
     }
-
-    /// What was gated so far and why, and each gate that was closed since the last call.
-    pub fn report(&mut self) -> Option<(GuardReport, Vec<GateEvent>)> {
-        self.guard.as_mut().map(|guard| (guard.report(), guard.take_events()))
-    }
 }
 
-/// A guard that knows the data.
-fn enlisted(data: &Dataset, blocks: usize, config: GuardConfig) -> Result<Guard> {
-    let mut guard = Guard::new(blocks, config)?;
+fn config() -> GuardConfig {
+    let width = (LEVELS[1] - LEVELS[0]) / BINS as f32;
+    let edges = (1..BINS).map(|bin| LEVELS[0] + width * bin as f32).collect();
+    GuardConfig { noise_edges: edges, ..GuardConfig::default() }
+}
+
+/// Has the ledger keep what the guard of a guarded run, or of a study, begins with.
+pub fn describe(options: &RunOptions, data: &Dataset, info: &mut RunInfo) -> Result<()> {
+    if !options.guard && options.plant != Plant::Study {
+        return Ok(());
+    }
+    config().record_in(info)?;
     let spectra: Vec<Vec<f32>> = data.samples.iter().map(|it| spectrum(&data.image(it))).collect();
     // What all glyphs share says nothing about any of them.
     let mut mean = vec![0.0; spectra[0].len()];
     for spectrum in &spectra {
         mean.iter_mut().zip(spectrum).for_each(|(sum, x)| *sum += x / spectra.len() as f32);
     }
-    for (sample, spectrum) in data.samples.iter().zip(&spectra) {
-        let fingerprint: Vec<f32> = spectrum.iter().zip(&mean).map(|(x, mean)| x - mean).collect();
-        let Sample { id, typeface, .. } = *sample;
-        guard.enlist(id, Some(typeface as u32), Some(&fingerprint))?;
-    }
-    Ok(guard)
+    let own = |spectrum: &Vec<f32>| -> Vec<f32> {
+        spectrum.iter().zip(&mean).map(|(x, mean)| x - mean).collect()
+    };
+    info.fingerprints = spectra.iter().flat_map(own).collect();
+    Ok(())
 }
 
 /// Magnitudes of the ink's Fourier transform, padded to twice the side: a shift that moves no

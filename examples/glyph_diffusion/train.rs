@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Ema};
 use gradroute::provenance::Accumulator;
-use gradroute::provenance::ledger::{BlockInfo, LayerInfo, Ledger, RunInfo, SampleInfo};
+use gradroute::provenance::ledger::{Ledger, RunInfo, SampleInfo};
 use gradroute::provenance::query::MODEL_PARAMETERS;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngExt;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{CHARACTERS, Conditions, Dataset, Order, SIDE, Sample};
 use crate::diffusion::{LEVELS, Purpose, noise, noised, stratified_levels, stream};
 use crate::governed::{Governed, SKETCH, SKETCH_SEED};
-use crate::guarded::Watch;
+use crate::guarded::{self, Watch};
 use crate::options::RunOptions;
 
 const LEARNING_RATE: f64 = 3e-3;
@@ -43,7 +43,6 @@ const WEIGHTS: &str = "weights.safetensors";
 const AVERAGE: &str = "average.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const PROGRESS: &str = "progress.json";
-const GUARD: &str = "guard.json";
 
 /// A run being trained.
 pub struct Trainer<'a> {
@@ -126,7 +125,7 @@ impl<'a> Trainer<'a> {
             order: Order::new(samples, options.seed),
             optimizer: AdamW::new(model.parameters(), model.recorder(), OPTIMIZER_CONFIG)?,
             average: Ema::new(model.parameters())?,
-            watch: Watch::new(options, data, model.blocks().len())?,
+            watch: Watch::new(options, ledger.info())?,
             ledger,
             progress: Progress::default(),
         })
@@ -264,11 +263,9 @@ impl<'a> Trainer<'a> {
         self.progress.coverage = coverage.share();
         self.progress.coverage_report = coverage.to_string();
         std::fs::write(folder.join(PROGRESS), serde_json::to_vec(&self.progress)?)?;
-        if let Some(report) = self.watch.report() {
-            // Among the checkpoint's files, so that the ledger's chain holds it.
-            std::fs::write(folder.join(GUARD), serde_json::to_vec_pretty(&report)?)?;
-        }
-        Ok(self.ledger.commit()?)
+        self.ledger.commit()?;
+        self.watch.committed();
+        Ok(())
     }
 
     fn load(&mut self, folder: &Path) -> Result<()> {
@@ -285,31 +282,22 @@ impl<'a> Trainer<'a> {
 
 /// What is fixed for the whole run.
 fn run_info(options: &RunOptions, data: &Dataset, model: &Governed) -> Result<RunInfo> {
-    let layout = model.recorder().layout()?;
-    let mut blocks: Vec<BlockInfo> =
-        (model.blocks().into_iter()).map(|name| BlockInfo { name, layers: Vec::new() }).collect();
-    for (index, layer) in layout.layers().iter().enumerate() {
-        let info = LayerInfo { path: layer.path.clone(), parameters: layer.parameters() as u64 };
-        let block = model.policy().block_of(index).expect("every layer is in a block");
-        blocks[block].layers.push(info);
-    }
     let samples = data.samples.iter().map(|sample| SampleInfo {
         id: sample.id,
         category: data.typefaces[sample.typeface].category(),
         content_hash: *blake3::hash(bytemuck::cast_slice(&data.image(sample))).as_bytes(),
     });
     let width = (LEVELS[1] - LEVELS[0]) / NOISE_BINS as f32;
-    Ok(RunInfo {
+    let mut info = RunInfo {
         samples: samples.collect(),
-        blocks,
-        policy: model.policy().policy().to_toml(),
-        policy_hash: model.policy().hash().to_string(),
         noise_edges: (1..NOISE_BINS).map(|bin| LEVELS[0] + width * bin as f32).collect(),
         metadata: [
             ("options".to_owned(), serde_json::to_string(options)?),
             (MODEL_PARAMETERS.to_owned(), model.parameters().numbers().to_string()),
         ]
         .into(),
-        ..RunInfo::new(SKETCH, SKETCH_SEED)
-    })
+        ..RunInfo::new(SKETCH, SKETCH_SEED).governed(model.policy())
+    };
+    guarded::describe(options, data, &mut info)?;
+    Ok(info)
 }

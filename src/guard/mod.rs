@@ -53,6 +53,8 @@ mod clusters;
 mod config;
 mod exposure;
 mod norms;
+#[cfg(feature = "ledger")]
+mod replay;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -70,13 +72,16 @@ use norms::{Population, Trajectory};
 
 pub use budget::{Budget, Level};
 pub use config::GuardConfig;
+#[cfg(feature = "ledger")]
+pub use replay::GUARD;
 pub use report::{GateEvent, Gated, GuardReport, Score};
 
 /// Watches a training run sample by sample, and sets its gates.
 ///
 /// Memory per sample: its fingerprint, `8 · B` bytes of exposure and `12 · (edges + 2)` of norms.
-/// All of it serialises (serde), so that it can be saved with a checkpoint; [`Guard::replay`]
-/// rebuilds it from a ledger instead.
+/// All of it serialises (serde), so that it can be saved with a checkpoint. Better, the run keeps
+/// what the guard began with ([`GuardConfig::record_in`], then [`Guard::of_run`]): the ledger's
+/// events rebuild it ([`Guard::replay`]), for the trainer that resumes and for whoever asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Guard {
     blocks: usize,
@@ -233,39 +238,6 @@ impl Guard {
                 closed.lowest = Some(closed.lowest.map_or(gate, |lowest| lowest.min(gate)));
                 (closed.level, closed.ratio) = (Some(level), ratio);
             }
-        }
-        Ok(())
-    }
-
-    /// Rebuilds the state from a ledger's events, segment by segment, as [`Guard::observe`] would
-    /// have; samples are to be enlisted first, as they were in the run.
-    ///
-    /// # Errors
-    /// As [`Guard::observe`].
-    #[cfg(feature = "ledger")]
-    pub fn replay(&mut self, events: &crate::provenance::ledger::Events) -> Result<()> {
-        let blocks = self.blocks;
-        let mut first = 0;
-        for steps in events.step.chunk_by(|a, b| a == b) {
-            let rows = first..first + steps.len();
-            let wide = rows.start * blocks..rows.end * blocks;
-            first = rows.end;
-            let record = StepRecord {
-                step: steps[0],
-                step_size: events.step_size[rows.start],
-                optimizer_scale: events.optimizer_scale[rows.start],
-                blocks,
-                samples: events.sample[rows.clone()].to_vec(),
-                noise_levels: events.noise_level[rows.clone()].to_vec(),
-                gates: events.gate[rows].to_vec(),
-                route: events.route[wide.clone()].to_vec(),
-                flow: events.flow[wide.clone()].to_vec(),
-                sq_norm: events.sq_norm[wide].to_vec(),
-                sketch: Vec::new(),
-            };
-            // So that the gates that were closed have their reasons again.
-            self.gates(&record.samples);
-            self.observe(&record)?;
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! Normalisation layers with a per-sample gradient.
 
+use serde::{Deserialize, Serialize};
+
 use super::{GradientShape, Rows, product};
 use crate::{Error, Result};
 
 /// Which numbers are normalised together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Mean and variance over the features of each row (Ba et al. 2016).
     Layer,

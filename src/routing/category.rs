@@ -123,6 +123,31 @@ impl Categories {
         Ok(categories)
     }
 
+    /// The categories with these names, ids in the given order; a name is what
+    /// [`Categories::name`] gives, so label sets are among them.
+    ///
+    /// # Errors
+    /// As [`Categories::new`].
+    pub fn named<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut categories = Self::default();
+        for (id, name) in names.into_iter().enumerate() {
+            let name = name.as_ref();
+            let wrong = |expected: &str| {
+                Error::argument(format!("categories[{id}]"), expected, format!("{name:?}"))
+            };
+            let labels = name.split(" + ").map(|label| label.parse().ok());
+            let labels: Option<Vec<CategoryPath>> = labels.collect();
+            let named = labels.filter(|all| all.iter().all(|label| label.depth() > 0));
+            let mut set = named.ok_or_else(|| wrong("paths joined by ` + `"))?;
+            set.sort_unstable();
+            set.dedup();
+            if categories.insert(set) as usize != id {
+                return Err(wrong("a name that is not in the list yet"));
+            }
+        }
+        Ok(categories)
+    }
+
     /// Id of the category of samples that carry all of these labels; added if it is new. Order
     /// and repetition do not matter, and one label is the category itself.
     ///
@@ -225,6 +250,11 @@ mod tests {
         assert_eq!(categories.label_set(&[set, 2]).unwrap(), set);
         assert_eq!(categories.label_set(&[1]).unwrap(), 1);
         assert_eq!(categories.len(), 4);
+        assert_eq!(
+            Categories::named(categories.ids().map(|id| categories.name(id))).unwrap(),
+            categories
+        );
+        assert!(Categories::named(["a + b", "b + a"]).is_err());
         let root = |text: &str| text.parse().unwrap();
         assert!(categories.within(0, &root("a")) && !categories.within(set, &root("a")));
         assert_eq!((categories.id("a/y"), categories.id("a")), (Some(1), None));

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::problem::NormKind;
 use crate::{Error, Result};
 
 /// What a layer does with its input features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LayerKind {
     /// Every output reads every input.
     Linear,
@@ -34,7 +37,8 @@ pub enum LayerKind {
 /// assert_eq!(layout.layers()[0].parameters(), 48 * 8 * 9 + 48);
 /// # Ok::<(), gradroute::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerSpec {
     /// Name, such as `down.0.conv1`.
     pub path: String,
@@ -52,6 +56,7 @@ pub struct LayerSpec {
     /// The layers whose output features, added up where there are several, this layer takes as
     /// its input features, one for one, with nothing in between that mixes features
     /// (activations and resampling do not). A region of their outputs is carried to this layer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
 }
 
@@ -121,7 +126,10 @@ impl LayerSpec {
 }
 
 /// The layers of a model in forward order, each path once, each reading an earlier one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Serializes with serde, as a list of its layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<LayerSpec>", into = "Vec<LayerSpec>")]
 pub struct ModelLayout {
     layers: Vec<LayerSpec>,
     indices: HashMap<String, usize>,
@@ -181,6 +189,20 @@ impl ModelLayout {
     }
 }
 
+impl TryFrom<Vec<LayerSpec>> for ModelLayout {
+    type Error = Error;
+
+    fn try_from(layers: Vec<LayerSpec>) -> Result<Self> {
+        Self::new(layers)
+    }
+}
+
+impl From<ModelLayout> for Vec<LayerSpec> {
+    fn from(layout: ModelLayout) -> Self {
+        layout.layers
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +219,21 @@ mod tests {
         assert!(text(&[conv("a", 1), conv("b", 1).reading("a")]).contains("8 features of a"));
         let table = LayerSpec::embedding("c", 9, 4).reading("a");
         assert!(text(&[conv("a", 1), table]).contains("tokens"));
+    }
+
+    #[test]
+    fn a_layout_survives_json_and_is_checked_again() {
+        let layout = ModelLayout::new(vec![
+            LayerSpec::conv2d("a", 6, 8, [3, 1], 2, true),
+            LayerSpec::norm("b", NormKind::Group { groups: 2 }, 8, true).reading("a"),
+            LayerSpec::norm("c", NormKind::Rms, 8, false).reading("b"),
+            LayerSpec::embedding("d", 9, 4),
+        ])
+        .unwrap();
+        let text = serde_json::to_string(&layout).unwrap();
+        assert_eq!(serde_json::from_str::<ModelLayout>(&text).unwrap(), layout);
+        let wrong = serde_json::from_str::<ModelLayout>(&text.replace("\"b\"", "\"a\""));
+        assert!(wrong.unwrap_err().to_string().contains("no earlier layer"), "{text}");
     }
 
     #[test]

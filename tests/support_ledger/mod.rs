@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test uses its part of it
 
+use gradroute::guard::{Guard, GuardConfig};
 use gradroute::projection::{SketchKind, philox4x32};
 use gradroute::provenance::StepRecord;
 use gradroute::provenance::ledger::{BlockInfo, LayerInfo, Ledger, RunInfo, SampleInfo};
@@ -108,4 +109,65 @@ pub fn written(steps: u64, each: u64) -> tempfile::TempDir {
         }
     }
     dir
+}
+
+/// Samples of [`guarded`]; the last [`COPIES`] of them are near-duplicates.
+pub const WATCHED: u64 = 40;
+pub const COPIES: u64 = 8;
+
+/// What describes a guarded run.
+pub fn guarded_info() -> RunInfo {
+    let mut info = info();
+    info.samples = (0..WATCHED)
+        .map(|n| SampleInfo {
+            id: id(n),
+            category: category(id(n)).into(),
+            content_hash: *blake3::hash(&n.to_le_bytes()).as_bytes(),
+        })
+        .collect();
+    let singles = (WATCHED - COPIES) as usize;
+    let fingerprint = |n: usize| {
+        let mut fingerprint = vec![0.0; singles + 1];
+        fingerprint[n.min(singles)] = 1.0;
+        // Alike, not equal.
+        fingerprint[0] += 0.01 * n.saturating_sub(singles) as f32;
+        fingerprint
+    };
+    info.fingerprints = (0..WATCHED as usize).flat_map(fingerprint).collect();
+    let config = GuardConfig { noise_edges: vec![0.3], ..GuardConfig::default() };
+    config.record_in(&mut info).unwrap();
+    info
+}
+
+/// A ledger of `steps` steps of `batches` batches each under a guard, and that guard.
+pub fn guarded(steps: u64, batches: u64) -> (tempfile::TempDir, Guard) {
+    const EACH: u64 = 10;
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::create(dir.path(), guarded_info()).unwrap();
+    let mut guard = Guard::of_run(ledger.info()).unwrap().unwrap();
+    for step in 0..steps {
+        for batch in 0..batches {
+            let first = (step * batches + batch) * EACH;
+            let samples: Vec<u64> = (0..EACH).map(|n| id((first + n) * 7 % WATCHED)).collect();
+            let gates = guard.gates(&samples);
+            let count = samples.len();
+            let record = StepRecord {
+                samples,
+                gates,
+                noise_levels: draws(6, step, count).iter().map(|it| it.abs()).collect(),
+                route: vec![1.0; count * BLOCKS],
+                flow: vec![1.0; count * BLOCKS],
+                sq_norm: draws(7, step, count * BLOCKS).iter().map(|it| 1.0 + it * it).collect(),
+                sketch: draws(8, step, count * BLOCKS * K),
+                ..record(step)
+            };
+            guard.observe(&record).unwrap();
+            ledger.append(&record).unwrap();
+        }
+        if step % 4 == 3 {
+            ledger.commit().unwrap();
+        }
+    }
+    ledger.commit().unwrap();
+    (dir, guard)
 }

@@ -10,7 +10,7 @@ use gradroute::provenance::{Estimate, Query};
 use gradroute::report::charts::{Bar, bars};
 use serde_json::json;
 
-use crate::arguments::{Grouping, MemorizedArguments, OutputArguments};
+use crate::arguments::{Grouping, OutputArguments};
 use crate::shown::{Part, Shown, estimate, head, number, percent};
 
 pub fn inspect(ledger: &Path) -> Result<Shown> {
@@ -291,34 +291,6 @@ pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Sh
             head: head(["category", "samples", "cosine", "loses"]),
             rows: rows.collect(),
             pictures: picture(cosines),
-        })
-        .citing(&answer.citation))
-}
-
-pub fn memorized(question: &MemorizedArguments) -> Result<Shown> {
-    let archive = Archive::open(&question.ledger)?;
-    let answer = archive.signals(question.top, question.alike, question.search)?;
-    let rows = answer.samples.iter().map(|it| {
-        let counts = [it.events.to_string(), it.copies.to_string(), it.alike.to_string()];
-        let mut row = vec![it.sample.to_string(), it.category.clone()];
-        row.extend(counts);
-        row.extend([number(it.loudness), number(it.exposure)]);
-        row
-    });
-    let lead = match answer.searched {
-        true => {
-            "Candidates, no verdict: loudness is the mean logarithm of the gradient norm over \
-                 the median sample's at the same noise level."
-        }
-        false => "There are more samples than --search allows: copies by content hash only.",
-    };
-    Ok(Shown::new("Signs of memorization", &answer)?
-        .with(Part {
-            title: "Most conspicuous samples".into(),
-            lead: lead.into(),
-            head: head(["sample", "category", "events", "copies", "alike", "loudness", "exposure"]),
-            rows: rows.collect(),
-            ..Part::default()
         })
         .citing(&answer.citation))
 }

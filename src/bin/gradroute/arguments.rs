@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gradroute::provenance::Similarity;
 use gradroute::provenance::query::{Place, Subject};
 
+use crate::dials::{self, AttenuateArguments};
+
 /// Answers from a gradroute ledger: whose data shaped which part of a model.
 ///
 /// A ledger is the directory a trainer wrote while it trained. Every answer says what it rests
@@ -32,6 +34,7 @@ Examples:
   gradroute trace forward runs/ledger --category style/script
   gradroute trace backward runs/ledger --block up --level 2
   gradroute trace output runs/ledger --query drawn.json --html drawn.html
+  gradroute attenuate model.safetensors --ledger runs/ledger --dial style/script=0 --dry-run
   gradroute verify runs/ledger --head 5f0c… --public-key signer.pem
   gradroute export runs/ledger influence --format parquet --out influence.parquet";
 
@@ -82,9 +85,20 @@ pub enum Command {
     },
     /// Signs of memorization that the record holds: copies, near-duplicates, norms, exposure
     ///
-    /// A list of candidates, no verdict. What is fitted has a low gradient norm late in
-    /// training and a high one early: judge the loudness by how long the run was.
+    /// A list of candidates, no verdict. Of a run that was guarded (its description holds the
+    /// guard's configuration, see guard::GuardConfig::record_in) the guard is rebuilt from the
+    /// ledger's events: scores, clusters of near-duplicates by the run's own fingerprints, and
+    /// which gates were closed, when and why. Of any other run only what all ledgers hold is
+    /// known; there, what is fitted has a low gradient norm late in training and a high one
+    /// early: judge the loudness by how long the run was.
     Memorized(MemorizedArguments),
+    /// Turn down what a category taught a model: its regions' dial, folded into a checkpoint
+    ///
+    /// Safetensors in, safetensors out. Says what would be touched and what it may cost others
+    /// (--dry-run writes nothing), and what it did where losses on both checkpoints are given
+    /// (--losses). Never replaces a file unless --force says so.
+    #[command(after_long_help = dials::AFTER)]
+    Attenuate(AttenuateArguments),
     /// Check everything the manifest covers and name all that was altered
     ///
     /// Compares every file with its digest and every entry with its hash and the one before, and

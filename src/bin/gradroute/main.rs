@@ -2,8 +2,12 @@
 
 mod answers;
 mod arguments;
+mod attenuate;
+mod attenuated;
+mod dials;
 mod export;
 mod integrity;
+mod memorized;
 mod shown;
 
 use std::process::ExitCode;
@@ -51,7 +55,8 @@ fn run(cli: &Cli) -> gradroute::Result<u8> {
         Command::Overlap { ledger, category, level } => {
             (answers::overlap(ledger, category, *level)?, FINE)
         }
-        Command::Memorized(question) => (answers::memorized(question)?, FINE),
+        Command::Memorized(question) => (memorized::memorized(question, cli.output.quiet)?, FINE),
+        Command::Attenuate(question) => (attenuate::attenuate(question, cli.output.quiet)?, FINE),
         Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,
         Command::Sign { ledger, key } => (integrity::sign(ledger, key)?, FINE),
         Command::Export(question) => (export::export(question)?, FINE),
@@ -94,6 +99,16 @@ fn advice(problem: &gradroute::Error) -> Option<&'static str> {
         ),
         Error::Argument { argument, .. } if argument == "category" || argument == "sample" => {
             Some("`gradroute inspect` lists the categories; `gradroute export … samples` the ids.")
+        }
+        Error::Argument { argument, .. } if argument.starts_with("losses.") => Some(
+            "Losses speak for the checkpoints they were taken on, and for no others: give the \
+             digests that are printed here, or by b3sum.",
+        ),
+        Error::Argument { argument, .. } if argument == "dial.block" => {
+            Some("`gradroute inspect` lists the blocks of a ledger's policy.")
+        }
+        Error::Refused { what, .. } if what == "compiling the run's policy" => {
+            Some("Give the model's layers with --layout: see `gradroute attenuate --help`.")
         }
         _ => None,
     }

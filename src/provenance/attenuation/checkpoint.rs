@@ -1,9 +1,10 @@
 //! Tensors of a safetensors file, changed in place.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use serde::Serialize;
 
 use crate::{Error, Result};
 
@@ -85,26 +86,41 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The file, with a line added to one entry of its metadata.
+    /// The file, with a line added to one entry of its metadata; the same bytes every time.
     ///
     /// # Errors
-    /// [`Error::Argument`] when the file holds what cannot be written again.
+    /// [`Error::Argument`] when the header cannot be written again.
     pub fn finish(self, key: &str, line: &str) -> Result<Vec<u8>> {
         let wrong = |error| Error::argument("checkpoint", "safetensors", error);
-        let tensors = SafeTensors::deserialize(&self.bytes).map_err(wrong)?;
-        let mut notes: HashMap<String, String> = self.header.metadata().clone().unwrap_or_default();
+        let metadata = self.header.metadata().iter().flatten();
+        let mut notes: BTreeMap<_, _> = metadata.map(|(k, v)| (k.clone(), v.clone())).collect();
         let note = notes.entry(key.to_owned()).or_default();
         if !note.is_empty() {
             note.push('\n');
         }
         note.push_str(line);
-        safetensors::serialize(tensors.iter(), Some(notes)).map_err(wrong)
+        let tensors: BTreeMap<_, _> = self.header.tensors().into_iter().collect();
+        let mut header = serde_json::to_vec(&Header { notes, tensors }).map_err(wrong)?;
+        // The data begins at a multiple of eight.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let length = (header.len() as u64).to_le_bytes();
+        Ok([&length[..], &header[..], &self.bytes[self.data..]].concat())
     }
 
-    fn info(&self, name: &str) -> Result<&safetensors::tensor::TensorInfo> {
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
         let missing = || Error::argument("checkpoint", format!("a tensor {name}"), "none");
         self.header.info(name).ok_or_else(missing)
     }
+}
+
+/// A safetensors header, in the order of its names; `safetensors::serialize` orders the metadata
+/// at random.
+#[derive(Serialize)]
+struct Header<'a> {
+    #[serde(rename = "__metadata__")]
+    notes: BTreeMap<String, String>,
+    #[serde(flatten)]
+    tensors: BTreeMap<String, &'a TensorInfo>,
 }
 
 fn numbers<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {

@@ -1,5 +1,7 @@
 //! What an attenuation did, from losses on both checkpoints.
 
+use serde::Serialize;
+
 use crate::error::expect_len;
 use crate::{Error, Result};
 
@@ -13,7 +15,7 @@ pub enum Question {
 }
 
 /// How a mean loss changed, over paired answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
     /// Mean loss of the checkpoint as it was.
@@ -63,7 +65,7 @@ impl Change {
 /// assert_eq!((measured.forget().rise(), measured.retain().rise()), (2.0, -1.0));
 /// # Ok::<(), gradroute::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
     forget: Change,
     retain: Change,

@@ -1,5 +1,7 @@
 //! What an attenuation would touch, before anything is.
 
+use serde::Serialize;
+
 use super::checkpoint::Checkpoint;
 use super::fold::Attenuation;
 use crate::provenance::GroupInfluence;
@@ -8,7 +10,7 @@ use crate::{Error, Result};
 
 /// A dry run's answer, from weights, policy and ledger alone. It predicts; what the loss does is
 /// for [`super::Measured`] to say.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Predicted {
     /// Blocks whose weights would change, from input to output.
@@ -24,7 +26,7 @@ pub struct Predicted {
 }
 
 /// One block's share of the changes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct BlockEffect {
     /// Index of the block.
@@ -38,7 +40,7 @@ pub struct BlockEffect {
 }
 
 /// What a policy says of a dialled region.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RegionEffect {
     /// Its name.
@@ -54,7 +56,7 @@ pub struct RegionEffect {
 }
 
 /// Cosine between what the owners and another category did to a block.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Overlap {
     /// The other category.

@@ -7,6 +7,9 @@ use crate::provenance::StepRecord;
 pub struct Events {
     /// Optimizer step, `[E]`.
     pub step: Vec<u64>,
+    /// Which of its step's records the row is of, `[E]`: with gradient accumulation a step has
+    /// several, else all are 0. So are those of ledgers that do not say.
+    pub batch: Vec<u32>,
     /// Sample id, `[E]`.
     pub sample: Vec<u64>,
     /// `[E]`; NaN where there is none.
@@ -39,6 +42,9 @@ impl Events {
     /// Adds one row per sample of the record.
     pub(super) fn push(&mut self, record: &StepRecord) {
         let rows = self.len() + record.samples.len();
+        let same = self.step.last() == Some(&record.step);
+        let batch = self.batch.last().filter(|_| same).map_or(0, |batch| batch + 1);
+        self.batch.resize(rows, batch);
         self.step.resize(rows, record.step);
         self.step_size.resize(rows, record.step_size);
         self.optimizer_scale.resize(rows, record.optimizer_scale);

@@ -1,12 +1,13 @@
 //! What is fixed for a whole run.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::expect_len;
 use crate::projection::{Sketch, SketchKind};
 use crate::provenance::Accumulator;
-use crate::routing::CompiledPolicy;
+use crate::routing::{Categories, CompiledPolicy, ModelLayout, Policy};
 use crate::{Error, Result};
 
 /// Samples, blocks, policy and projection of a run.
@@ -22,6 +23,18 @@ pub struct RunInfo {
     pub policy: String,
     /// The policy's content hash.
     pub policy_hash: String,
+    /// The model as the policy sees it; none where the trainer does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<ModelLayout>,
+    /// Names of the categories that the policy was compiled for, by id; none where the trainer
+    /// does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<String>,
+    /// A fingerprint of every sample, `[samples, F]`, by which near-duplicates are known (see
+    /// [`Guard`](crate::guard::Guard)); none is as good. It may give away much of the sample to
+    /// whoever reads the ledger.
+    #[serde(skip)]
+    pub fingerprints: Vec<f32>,
     /// The projection.
     pub sketch: SketchKind,
     /// The projection's seed.
@@ -72,6 +85,9 @@ impl RunInfo {
             blocks: Vec::new(),
             policy: String::new(),
             policy_hash: String::new(),
+            layout: None,
+            categories: Vec::new(),
+            fingerprints: Vec::new(),
             sketch,
             seed,
             noise_edges: Vec::new(),
@@ -80,8 +96,12 @@ impl RunInfo {
         }
     }
 
-    /// Takes over what a compiled policy says: its text and hash, the blocks and their layers.
+    /// Takes over what a compiled policy says: its text and hash, the blocks and their layers,
+    /// the layout and the categories.
     pub fn governed(mut self, policy: &CompiledPolicy) -> Self {
+        let categories = policy.categories();
+        self.categories = categories.ids().map(|id| categories.name(id)).collect();
+        self.layout = Some(policy.layout().clone());
         self.policy = policy.policy().to_toml();
         self.policy_hash = policy.hash().to_string();
         let names = policy.blocks().iter().map(|block| block.name.clone());
@@ -93,6 +113,47 @@ impl RunInfo {
             }
         }
         self
+    }
+
+    /// The policy as it was in force: its text, compiled for the run's layout and categories.
+    /// Where the run does not name these, they are those of its samples.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the run recorded no layout; [`Error::Argument`] for a policy that
+    /// does not have the run's hash; [`Error::Policy`].
+    pub fn compile(&self) -> Result<CompiledPolicy> {
+        let Some(layout) = &self.layout else {
+            return Err(Error::Refused {
+                what: "compiling the run's policy".into(),
+                reason: "the run recorded no layout; RunInfo::governed does".into(),
+            });
+        };
+        let policy = Policy::from_toml(&self.policy)?;
+        let hash = policy.hash().to_string();
+        if hash != self.policy_hash {
+            let expected = format!("the policy's hash, {hash}");
+            return Err(Error::argument("policy_hash", expected, &self.policy_hash));
+        }
+        policy.compile(layout, &Categories::named(self.category_names())?)
+    }
+
+    /// Names of the categories by id.
+    pub fn category_names(&self) -> Vec<&str> {
+        if !self.categories.is_empty() {
+            return self.categories.iter().map(String::as_str).collect();
+        }
+        let names: BTreeSet<&str> = self.samples.iter().map(|it| it.category.as_str()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Numbers per fingerprint, `F`; 0 where there are none.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when they are not the same number for every sample.
+    pub fn fingerprint_len(&self) -> Result<usize> {
+        let (samples, all) = (self.samples.len().max(1), self.fingerprints.len());
+        expect_len("fingerprints", all / samples * samples, all)?;
+        Ok(all / samples)
     }
 
     /// Numbers per sketch, `K`.

@@ -1,10 +1,10 @@
 //! The durable record of a run: Parquet segments, chained in a manifest.
 //!
 //! ```text
-//! run.json              blocks, sketch, noise-level bins, policy hash, metadata
+//! run.json              blocks, layout, categories, sketch, noise-level bins, policy hash, metadata
 //! policy.toml           the policy's text
-//! samples.parquet       sample, category, content_hash
-//! segments/000001.events.parquet      step, sample, noise_level, step_size, optimizer_scale,
+//! samples.parquet       sample, category, content_hash, and fingerprint where the run has them
+//! segments/000001.events.parquet      step, batch, sample, noise_level, step_size, optimizer_scale,
 //!                                     gate, and per block: route, flow, sq_norm
 //! segments/000001.influence.parquet   sample, block, sketch (what the segment adds to A_n),
 //!                                     pushed, exposure, stepped_sq, sq_norm

@@ -32,7 +32,7 @@ impl LedgerReader {
         let text = std::fs::read(&run).map_err(io(&run))?;
         let mut info: RunInfo = serde_json::from_slice(&text).map_err(|error| bad(&run, error))?;
         info.policy = std::fs::read_to_string(&policy).map_err(io(&policy))?;
-        info.samples = read_samples(&samples)?;
+        (info.samples, info.fingerprints) = read_samples(&samples)?;
         info.accumulator().map_err(|error| bad(&run, error))?;
         info.ids().map_err(|error| bad(&samples, error))?;
         Ok(Self { dir, manifest, info })

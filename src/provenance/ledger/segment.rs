@@ -9,30 +9,43 @@ use arrow_array::{
 
 use super::events::Events;
 use super::files::bad;
-use super::info::SampleInfo;
+use super::info::{RunInfo, SampleInfo};
 use super::table::{ReadTable, Table};
 use crate::Result;
 use crate::provenance::{Accumulator, BlockTotals, NormTrace};
 
-pub(super) fn write_samples(path: &Path, samples: &[SampleInfo]) -> Result<u64> {
+/// Column of the samples that only some ledgers have.
+const FINGERPRINT: &str = "fingerprint";
+
+pub(super) fn write_samples(path: &Path, info: &RunInfo) -> Result<u64> {
+    let samples = &info.samples;
     let hashes: Vec<u8> = samples.iter().flat_map(|sample| sample.content_hash).collect();
     let hashes = FixedSizeBinaryArray::try_new(32, hashes.into(), None);
-    Table::new()
+    let table = Table::new()
         .column("sample", UInt64Array::from_iter_values(samples.iter().map(|it| it.id)))
         .column("category", StringArray::from_iter_values(samples.iter().map(|it| &it.category)))
-        .column("content_hash", hashes.map_err(|error| bad(path, error))?)
-        .write(path)
+        .column("content_hash", hashes.map_err(|error| bad(path, error))?);
+    match info.fingerprint_len()? {
+        0 => table.write(path),
+        width => table.lists(FINGERPRINT, width, info.fingerprints.clone()).write(path),
+    }
 }
 
-pub(super) fn read_samples(path: &Path) -> Result<Vec<SampleInfo>> {
+/// The samples and their fingerprints, if there are any.
+pub(super) fn read_samples(path: &Path) -> Result<(Vec<SampleInfo>, Vec<f32>)> {
     let table = ReadTable::read(path)?;
     let ids = table.numbers::<UInt64Type>("sample", None)?;
     let categories = table.strings("category")?;
     let rest = categories.into_iter().zip(table.digests("content_hash")?);
     let samples = ids.into_iter().zip(rest);
-    Ok(samples
+    let samples = samples
         .map(|(id, (category, content_hash))| SampleInfo { id, category, content_hash })
-        .collect())
+        .collect();
+    let fingerprints = match table.width(FINGERPRINT) {
+        None => Vec::new(),
+        Some(width) => table.lists(FINGERPRINT, width)?,
+    };
+    Ok((samples, fingerprints))
 }
 
 pub(super) fn write_events(path: &Path, events: &Events, blocks: usize) -> Result<u64> {
@@ -40,6 +53,7 @@ pub(super) fn write_events(path: &Path, events: &Events, blocks: usize) -> Resul
     let levels = events.noise_level.iter().map(|level| (!level.is_nan()).then_some(*level));
     Table::new()
         .column("step", UInt64Array::from(events.step.clone()))
+        .column("batch", UInt32Array::from(events.batch.clone()))
         .column("sample", UInt64Array::from(events.sample.clone()))
         .column("noise_level", levels.collect::<Float32Array>())
         .column("step_size", floats(&events.step_size))
@@ -54,8 +68,13 @@ pub(super) fn write_events(path: &Path, events: &Events, blocks: usize) -> Resul
 pub(super) fn read_events(path: &Path, blocks: usize) -> Result<Events> {
     let table = ReadTable::read(path)?;
     let floats = |name| table.numbers::<Float32Type>(name, None);
+    let step = table.numbers::<UInt64Type>("step", None)?;
     Ok(Events {
-        step: table.numbers::<UInt64Type>("step", None)?,
+        batch: match table.has("batch") {
+            true => table.numbers::<UInt32Type>("batch", None)?,
+            false => vec![0; step.len()],
+        },
+        step,
         sample: table.numbers::<UInt64Type>("sample", None)?,
         noise_level: table.numbers::<Float32Type>("noise_level", Some(f32::NAN))?,
         step_size: floats("step_size")?,

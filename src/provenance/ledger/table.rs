@@ -109,6 +109,17 @@ impl ReadTable {
         Ok(all)
     }
 
+    /// Whether there is a column by this name; not in a table without rows.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.batches.iter().any(|batch| batch.column_by_name(name).is_some())
+    }
+
+    /// Numbers in each list of a column; none where there is no column of lists by this name.
+    pub(super) fn width(&self, name: &str) -> Option<usize> {
+        let lists = self.batches.first()?.column_by_name(name)?.as_fixed_size_list_opt()?;
+        Some(lists.value_length() as usize)
+    }
+
     /// A column of lists of `width` numbers, row-major.
     pub(super) fn lists(&self, name: &str, width: usize) -> Result<Vec<f32>> {
         let mut all = Vec::new();

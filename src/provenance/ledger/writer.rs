@@ -47,6 +47,7 @@ impl Ledger {
     pub fn create(dir: impl AsRef<Path>, info: RunInfo) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         let (total, known) = (info.accumulator()?, info.ids()?);
+        info.fingerprint_len()?;
         fs::create_dir_all(&dir).map_err(io(&dir))?;
         let present = names(&dir)?;
         if !present.is_empty() && !present.iter().any(|name| name == LOCK) {
@@ -240,7 +241,7 @@ fn write_run(dir: &Path, info: &RunInfo) -> Result<Vec<FileEntry>> {
     let json = serde_json::to_vec_pretty(info).map_err(|error| bad(&run, error))?;
     write_bytes(&run, &json)?;
     write_bytes(&policy, info.policy.as_bytes())?;
-    let rows = write_samples(&samples, &info.samples)?;
+    let rows = write_samples(&samples, info)?;
     let rows = [None, None, Some(rows)];
     RUN_FILES.iter().zip(rows).map(|(name, rows)| describe(dir, name.to_string(), rows)).collect()
 }
