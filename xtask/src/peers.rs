@@ -45,7 +45,7 @@ pub struct Arguments {
     /// Format of parameters and activations.
     #[arg(long, value_enum, default_value_t = Format::F32)]
     dtype: Format,
-    /// Passes of each way to run a workload; one that takes above five seconds gets three.
+    /// Passes of each way to run a workload; one that takes above 5 s gets 3, above 20 s 1.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
     /// Memory a peer may take, in GiB.
