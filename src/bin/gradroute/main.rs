@@ -3,6 +3,7 @@
 mod answers;
 mod arguments;
 mod export;
+mod indexing;
 mod integrity;
 mod shown;
 
@@ -55,6 +56,8 @@ fn run(cli: &Cli) -> gradroute::Result<u8> {
         Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,
         Command::Sign { ledger, key } => (integrity::sign(ledger, key)?, FINE),
         Command::Export(question) => (export::export(question)?, FINE),
+        Command::Index(question) => (indexing::index(question, cli.output.quiet)?, FINE),
+        Command::Top(question) => (indexing::top(question, cli.output.quiet)?, FINE),
     };
     deliver(&shown, &cli.output)?;
     Ok(code)
