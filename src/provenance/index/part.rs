@@ -149,7 +149,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn from(&self, start: u64, len: usize) -> Result<Bytes, ParquetError> {
+    fn slice(&self, start: u64, len: usize) -> Result<Bytes, ParquetError> {
         let at = start.checked_sub(self.start).map(|at| at as usize);
         match at.and_then(|at| Some(at..at.checked_add(len)?)) {
             Some(range) if range.end <= self.bytes.len() => Ok(self.bytes.slice(range)),
@@ -168,11 +168,11 @@ impl ChunkReader for Loaded {
     type T = <Bytes as ChunkReader>::T;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let left = Length::len(self).checked_sub(start).unwrap_or(0) as usize;
-        self.from(start, left)?.get_read(0)
+        let left = Length::len(self).saturating_sub(start) as usize;
+        self.slice(start, left)?.get_read(0)
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        self.from(start, length)
+        self.slice(start, length)
     }
 }
