@@ -74,10 +74,7 @@ impl Influence {
     }
 
     fn best(&self, scores: impl Iterator<Item = f64>, count: usize) -> Vec<(u64, f64)> {
-        let mut ranked: Vec<_> = self.ids.iter().copied().zip(scores).collect();
-        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        ranked.truncate(count);
-        ranked
+        ranked(&self.ids, scores, count)
     }
 }
 
@@ -210,14 +207,34 @@ impl Accumulator {
 
     fn check_query(&self, query: &[f32]) -> Result<()> {
         expect_len("query", self.blocks() * self.sketch_len(), query.len())?;
-        match query.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(Error::argument("query", "finite numbers", value)),
-            None => Ok(()),
-        }
+        check_finite(query)
     }
 }
 
-fn scale(similarity: Similarity, product: f64, sample_sq: f64, query_sq: f64) -> f64 {
+pub(super) fn check_finite(query: &[f32]) -> Result<()> {
+    match query.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(Error::argument("query", "finite numbers", value)),
+        None => Ok(()),
+    }
+}
+
+/// The `count` samples of highest score, best first; equal scores by id.
+pub(super) fn ranked(
+    ids: &[u64],
+    scores: impl Iterator<Item = f64>,
+    count: usize,
+) -> Vec<(u64, f64)> {
+    let mut ranked: Vec<_> = ids.iter().copied().zip(scores).collect();
+    let order = |a: &(u64, f64), b: &(u64, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if count < ranked.len() {
+        ranked.select_nth_unstable_by(count, order);
+        ranked.truncate(count);
+    }
+    ranked.sort_unstable_by(order);
+    ranked
+}
+
+pub(super) fn scale(similarity: Similarity, product: f64, sample_sq: f64, query_sq: f64) -> f64 {
     let square = match similarity {
         Similarity::Dot => return product,
         Similarity::Cosine => sample_sq * query_sq,

@@ -5,7 +5,7 @@
 //! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
 //! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
 //! `ledger` writes the same records to disk and reads them back, and `query` answers from there,
-//! each answer with what it rests on.
+//! each answer with what it rests on; `index` holds more samples than fit into memory.
 //!
 //! ```
 //! use gradroute::provenance::{Accumulator, Similarity, StepRecord};
@@ -34,6 +34,8 @@ mod attenuation;
 mod draws;
 mod duplicates;
 mod groups;
+#[cfg(feature = "ledger")]
+pub mod index;
 mod influence;
 #[cfg(feature = "ledger")]
 pub mod ledger;

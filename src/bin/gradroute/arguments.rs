@@ -119,6 +119,16 @@ pub enum Command {
     },
     /// Write a part of a ledger as CSV, JSON or Parquet
     Export(ExportArguments),
+    /// Lay a ledger's influence out for questions over more samples than fit into memory
+    ///
+    /// Writes a directory of plain Parquet tables, one per block, that `top` and any SQL engine
+    /// read from front to back. Takes 1 GiB of memory at most beside 40 bytes per sample.
+    Index(IndexArguments),
+    /// The samples most for and most against an output, from an index
+    ///
+    /// Reads block by block and holds 24 bytes per sample. By the plain inner product; what
+    /// `trace output` says beyond that needs the ledger in memory.
+    Top(TopArguments),
 }
 
 #[derive(Subcommand)]
@@ -302,6 +312,39 @@ impl ExportArguments {
             (None, None) => None,
         })
     }
+}
+
+#[derive(Args)]
+pub struct IndexArguments {
+    /// Directory of the ledger
+    pub ledger: PathBuf,
+    /// Directory of the index; new or empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Keep sketches as signed bytes in place of half precision: half the size
+    #[arg(long)]
+    pub int8: bool,
+}
+
+#[derive(Args)]
+pub struct TopArguments {
+    /// Directory of the index
+    pub index: PathBuf,
+    /// Sketched gradients of the output, as provenance::Query::write leaves them
+    #[arg(long, value_name = "FILE")]
+    pub query: PathBuf,
+    /// What is done about the sizes of query and samples
+    #[arg(long, value_enum, default_value_t = Score::Dot)]
+    pub score: Score,
+    /// One block alone
+    #[arg(long, value_name = "NAME")]
+    pub block: Option<String>,
+    /// Samples listed on either side
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Compare every table with its digest before
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -6,6 +6,7 @@ mod attenuate;
 mod attenuated;
 mod dials;
 mod export;
+mod indexing;
 mod integrity;
 mod memorized;
 mod shown;
@@ -60,6 +61,8 @@ fn run(cli: &Cli) -> gradroute::Result<u8> {
         Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,
         Command::Sign { ledger, key } => (integrity::sign(ledger, key)?, FINE),
         Command::Export(question) => (export::export(question)?, FINE),
+        Command::Index(question) => (indexing::index(question, cli.output.quiet)?, FINE),
+        Command::Top(question) => (indexing::top(question, cli.output.quiet)?, FINE),
     };
     deliver(&shown, &cli.output)?;
     Ok(code)

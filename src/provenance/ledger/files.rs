@@ -10,12 +10,12 @@ use crate::{Error, Result};
 const OPEN: &str = ".tmp";
 
 /// Names the file in an error of the operating system.
-pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+pub(in crate::provenance) fn io(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     move |source| Error::Io { path: path.to_owned(), source }
 }
 
 /// An [`Error::Ledger`].
-pub(super) fn bad(path: &Path, problem: impl ToString) -> Error {
+pub(in crate::provenance) fn bad(path: &Path, problem: impl ToString) -> Error {
     Error::Ledger { path: path.to_owned(), problem: problem.to_string() }
 }
 
@@ -32,13 +32,13 @@ pub(super) fn write_whole(path: &Path, write: impl FnOnce(&mut File) -> Result<(
 }
 
 /// [`write_whole`] for bytes at hand.
-pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(in crate::provenance) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole(path, |file| file.write_all(bytes).map_err(io(path)))
 }
 
 /// Makes renames in a directory durable. Elsewhere than on Unix a directory cannot be opened,
 /// and the file system orders them itself.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
+pub(in crate::provenance) fn sync_dir(dir: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io(dir))?;
     }
@@ -46,7 +46,7 @@ pub(super) fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 /// Size and BLAKE3 of a file.
-pub(super) fn digest(path: &Path) -> Result<(u64, String)> {
+pub(in crate::provenance) fn digest(path: &Path) -> Result<(u64, String)> {
     let mut hasher = blake3::Hasher::new();
     File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ())).map_err(io(path))?;
     Ok((hasher.count(), hasher.finalize().to_hex().to_string()))

@@ -66,7 +66,7 @@
 
 mod audit;
 mod events;
-mod files;
+pub(super) mod files;
 mod info;
 mod manifest;
 mod reader;

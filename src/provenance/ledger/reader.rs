@@ -7,7 +7,7 @@ use super::events::Events;
 use super::files::{bad, io};
 use super::info::RunInfo;
 use super::manifest::{Entry, FileEntry, Manifest, RUN_FILES, checkpoint_dir};
-use super::segment::{merge_segment, read_events, read_samples};
+use super::segment::{merge_segment, read_events, read_samples, stream_sketches};
 use crate::Result;
 use crate::provenance::Accumulator;
 
@@ -116,6 +116,18 @@ impl LedgerReader {
             Some(wrong) => Err(bad(&self.dir.join(&file.name), wrong.detail)),
             None => Ok(()),
         }
+    }
+
+    /// What one segment adds to `A`, some rows at a time: samples, blocks, sketches `[rows, K]`.
+    pub(in crate::provenance) fn sketches(
+        &self,
+        segment: usize,
+        each: impl FnMut(&[u64], &[u32], &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let shape = [self.info.blocks.len(), self.info.sketch_len()?];
+        let entry = self.segments().nth(segment);
+        let Some([_, influence, _]) = entry.map(|entry| &entry.files[..]) else { return Ok(()) };
+        stream_sketches(&self.dir.join(&influence.name), shape, each)
     }
 
     /// What one segment adds to the accumulated influence.

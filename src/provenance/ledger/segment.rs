@@ -14,6 +14,8 @@ use super::table::{ReadTable, Table};
 use crate::Result;
 use crate::provenance::{Accumulator, BlockTotals, NormTrace};
 
+const OUT_OF_ORDER: &str = "rows are not every block of each sample, in order";
+
 /// Column of the samples that only some ledgers have.
 const FINGERPRINT: &str = "fingerprint";
 
@@ -133,7 +135,7 @@ pub(super) fn merge_segment(total: &mut Accumulator, influence: &Path, norms: &P
     let in_order = ids.chunks(blocks).all(|sample| sample.iter().all(|id| *id == sample[0]))
         && block.iter().enumerate().all(|(row, &block)| block as usize == row % blocks);
     if !in_order || ids.len() % blocks != 0 {
-        return Err(bad(influence, "rows are not every block of each sample, in order"));
+        return Err(bad(influence, OUT_OF_ORDER));
     }
     let sketches = table.lists("sketch", total.sketch_len())?;
     let [pushed, exposure, stepped_sq, sq_norm] = ["pushed", "exposure", "stepped_sq", "sq_norm"]
@@ -156,6 +158,30 @@ pub(super) fn merge_segment(total: &mut Accumulator, influence: &Path, norms: &P
         None => Ok(()),
         Some((id, bin, _)) => Err(bad(norms, format!("sample {id}, bin {bin} is out of place"))),
     }
+}
+
+/// The sketches of a segment's influence table, some rows at a time: samples, blocks, and
+/// sketches `[rows, K]`.
+pub(super) fn stream_sketches(
+    path: &Path,
+    [blocks, len]: [usize; 2],
+    mut each: impl FnMut(&[u64], &[u32], &[f32]) -> Result<()>,
+) -> Result<()> {
+    // Of the row before: every sample's blocks follow each other, in order.
+    let (mut sample, mut next) = (None, 0);
+    for table in ReadTable::stream(path, &["sample", "block", "sketch"])? {
+        let table = table?;
+        let ids = table.numbers::<UInt64Type>("sample", None)?;
+        let block = table.numbers::<UInt32Type>("block", None)?;
+        for (&id, &block) in ids.iter().zip(&block) {
+            if block as usize != next || (next > 0 && sample != Some(id)) {
+                return Err(bad(path, OUT_OF_ORDER));
+            }
+            (sample, next) = (Some(id), (next + 1) % blocks);
+        }
+        each(&ids, &block, &table.lists("sketch", len)?)?;
+    }
+    if next == 0 { Ok(()) } else { Err(bad(path, OUT_OF_ORDER)) }
 }
 
 /// The rows of a segment's norm table that were not taken yet.

@@ -8,8 +8,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float32Type};
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch};
 use arrow_schema::{DataType, Field};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
@@ -79,6 +79,23 @@ pub(super) struct ReadTable {
 }
 
 impl ReadTable {
+    /// Some columns, a few thousand rows at a time.
+    pub(super) fn stream(
+        path: &Path,
+        columns: &[&str],
+    ) -> Result<impl Iterator<Item = Result<Self>>> {
+        let file = File::open(path).map_err(io(path))?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(path, error))?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+        let batches = builder.with_projection(mask).with_batch_size(1 << 12).build();
+        let path = path.to_owned();
+        Ok(batches.map_err(|error| bad(&path, error))?.map(move |batch| {
+            let batches = vec![batch.map_err(|error| bad(&path, error))?];
+            Ok(Self { path: path.clone(), batches })
+        }))
+    }
+
     pub(super) fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(io(path))?;
         let batches = ParquetRecordBatchReaderBuilder::try_new(file)

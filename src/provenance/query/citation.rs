@@ -1,12 +1,13 @@
 //! What an answer rests on.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Archive, MODEL_PARAMETERS};
 use crate::projection::SketchKind;
+use crate::provenance::ledger::LedgerReader;
 
 /// Enough to find again, and to check, what an answer was read from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Citation {
     /// Hash of the ledger's last entry, by which all before it is fixed.
     pub ledger_head: String,
@@ -27,7 +28,7 @@ pub struct Citation {
 }
 
 /// A segment by its digests.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentCitation {
     /// Position in the manifest.
     pub index: u64,
@@ -40,7 +41,7 @@ pub struct SegmentCitation {
 }
 
 /// What was recorded, of what there is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Samples that appear in a committed step.
     pub samples_seen: usize,
@@ -60,10 +61,22 @@ impl Coverage {
     }
 }
 
-impl Archive {
+impl Citation {
+    /// Cites a whole run, and no sample in particular.
+    pub(in crate::provenance) fn of_run(reader: &LedgerReader, samples_seen: usize) -> Self {
+        let steps = reader.entries().iter().filter_map(|entry| entry.steps);
+        let all = steps.reduce(|[first, _], [_, last]| [first, last]);
+        Self::new(reader, samples_seen, all, Vec::new())
+    }
+
     /// Cites the segments that overlap `steps`; none of them where there is no step.
-    pub(super) fn cite(&self, steps: Option<[u64; 2]>, samples: Vec<u64>) -> Citation {
-        let (reader, info) = (self.reader(), self.reader().info());
+    fn new(
+        reader: &LedgerReader,
+        samples_seen: usize,
+        steps: Option<[u64; 2]>,
+        samples: Vec<u64>,
+    ) -> Self {
+        let info = reader.info();
         let overlap =
             |[first, last]: [u64; 2]| steps.is_some_and(|[from, to]| first <= to && from <= last);
         let segments = reader.entries().iter().filter_map(|entry| {
@@ -73,7 +86,7 @@ impl Archive {
             Some(SegmentCitation { index, steps, entry, blake3 })
         });
         let layers = info.blocks.iter().flat_map(|block| &block.layers);
-        Citation {
+        Self {
             ledger_head: reader.head().to_owned(),
             policy_hash: info.policy_hash.clone(),
             sketch: info.sketch,
@@ -82,12 +95,19 @@ impl Archive {
             segments: segments.collect(),
             samples,
             coverage: Coverage {
-                samples_seen: self.influence().len(),
+                samples_seen,
                 samples: info.samples.len(),
                 parameters_recorded: layers.map(|layer| layer.parameters).sum(),
                 parameters: info.metadata.get(MODEL_PARAMETERS).and_then(|it| it.parse().ok()),
             },
         }
+    }
+}
+
+impl Archive {
+    /// Cites the segments that overlap `steps`; none of them where there is no step.
+    pub(super) fn cite(&self, steps: Option<[u64; 2]>, samples: Vec<u64>) -> Citation {
+        Citation::new(self.reader(), self.influence().len(), steps, samples)
     }
 
     /// Cites the whole run, and no sample in particular.
@@ -97,8 +117,6 @@ impl Archive {
 
     /// Cites the whole run.
     pub(super) fn cite_all(&self, samples: Vec<u64>) -> Citation {
-        let steps = self.reader().entries().iter().filter_map(|entry| entry.steps);
-        let all = steps.reduce(|[first, _], [_, last]| [first, last]);
-        self.cite(all, samples)
+        Citation { samples, ..Citation::of_run(self.reader(), self.influence().len()) }
     }
 }

@@ -1,0 +1,89 @@
+//! An index of a ledger: building one and asking it.
+
+use gradroute::Result;
+use gradroute::provenance::Query;
+use gradroute::provenance::index::{Index, Precision, Ranked};
+use gradroute::provenance::ledger::LedgerReader;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::arguments::{IndexArguments, TopArguments};
+use crate::shown::{Part, Shown, head, number};
+
+pub fn index(question: &IndexArguments, quiet: bool) -> Result<Shown> {
+    let reader = LedgerReader::open(&question.ledger)?;
+    let precision = if question.int8 { Precision::Int8 } else { Precision::F16 };
+    let bar = bar(quiet, "segments and blocks");
+    let built = Index::build(&reader, &question.out, precision, told(&bar))?;
+    bar.finish_and_clear();
+    let value = json!({
+        "samples": built.samples(),
+        "blocks": built.blocks(),
+        "sketch_len": built.sketch_len(),
+        "precision": precision,
+        "bytes": built.bytes(),
+        "citation": built.citation(),
+    });
+    let shown = Shown { title: format!("Index {}", question.out.display()), parts: vec![], value };
+    let facts = [
+        ("samples", built.samples().to_string()),
+        ("blocks", built.blocks().len().to_string()),
+        ("numbers per sketch", built.sketch_len().to_string()),
+        ("bytes", built.bytes().to_string()),
+    ];
+    let rows = facts.map(|(name, fact)| vec![name.to_owned(), fact]).into();
+    let part = Part { title: "Built".into(), rows, ..Part::default() };
+    Ok(shown.with(part).citing(built.citation()))
+}
+
+pub fn top(question: &TopArguments, quiet: bool) -> Result<Shown> {
+    let index = Index::open(&question.index)?;
+    if question.check {
+        index.verify()?;
+    }
+    let query = Query::read(&question.query)?;
+    let block = question.block.as_ref().map(|name| {
+        let place = index.blocks().iter().position(|block| block == name);
+        place.ok_or_else(|| gradroute::Error::Argument {
+            argument: "block".into(),
+            expected: format!("one of {}", index.blocks().join(", ")),
+            given: name.clone(),
+        })
+    });
+    let (similarity, block) = (question.score.into(), block.transpose()?);
+    let bar = bar(quiet, "blocks");
+    let answer = index.top(&query.mean(), similarity, block, question.top, told(&bar))?;
+    bar.finish_and_clear();
+    let place = question.block.as_ref().map_or(String::new(), |block| format!(", in {block}"));
+    let title = format!("What stands behind {}{place}", question.query.display());
+    Ok(Shown::new(title, &answer)?
+        .with(part("Helped most", &answer.helpful))
+        .with(part("Worked against it", &answer.harmful))
+        .citing(&answer.citation))
+}
+
+fn part(title: &str, ranked: &[Ranked]) -> Part {
+    let rows = ranked.iter().map(|it| vec![it.sample.to_string(), number(it.score)]);
+    Part {
+        title: title.into(),
+        lead: if ranked.is_empty() { "none".into() } else { String::new() },
+        head: head(["sample", "score"]),
+        rows: rows.collect(),
+        ..Part::default()
+    }
+}
+
+fn bar(quiet: bool, what: &str) -> ProgressBar {
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} {msg}, {elapsed}");
+    bar.set_style(style.expect("a valid template"));
+    bar.set_message(what.to_owned());
+    bar
+}
+
+fn told(bar: &ProgressBar) -> impl FnMut(usize, usize) {
+    |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    }
+}

@@ -1,0 +1,236 @@
+//! One query against all samples of an index.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::thread;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+
+use super::part::{Group, Part};
+use super::{Index, Precision, ROWS};
+use crate::error::expect_len;
+use crate::provenance::Similarity;
+use crate::provenance::influence::{check_finite, dot, ranked, scale};
+use crate::provenance::ledger::files::bad;
+use crate::provenance::query::Citation;
+use crate::{Error, Result};
+
+/// A score of every sample of an index.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    ids: Vec<u64>,
+    scores: Vec<f64>,
+}
+
+/// The samples most for and most against an output, among all of an index.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ranking {
+    /// What was done about the sizes of the two sides.
+    pub similarity: Similarity,
+    /// The block looked at; none for all of them.
+    pub block: Option<String>,
+    /// How the index keeps sketches.
+    pub precision: Precision,
+    /// Samples that made the output more likely, the most helpful first.
+    pub helpful: Vec<Ranked>,
+    /// Samples that worked against it, the most harmful first.
+    pub harmful: Vec<Ranked>,
+    /// What this rests on.
+    pub citation: Citation,
+}
+
+/// A sample and its score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ranked {
+    /// The sample.
+    pub sample: u64,
+    /// Its influence on the output, as [`Scorer::scores`](crate::provenance::Scorer::scores)
+    /// defines it.
+    pub score: f64,
+}
+
+impl Scores {
+    /// Ids of the samples, in the index's order.
+    pub fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    /// Their scores.
+    pub fn values(&self) -> &[f64] {
+        &self.scores
+    }
+
+    /// The `count` samples of highest score, best first; equal scores by id.
+    pub fn top(&self, count: usize) -> Vec<(u64, f64)> {
+        ranked(&self.ids, self.scores.iter().copied(), count)
+    }
+}
+
+impl Index {
+    /// The `count` samples that helped an output most, and those that worked against it. `query
+    /// [B, K]` is the sketch of the output's unrouted gradient, by the run's own projection;
+    /// `block` confines the question to one block. `progress` is told of blocks read, and of how
+    /// many. Costs as [`Index::scores`].
+    ///
+    /// # Errors
+    /// As [`Index::scores`].
+    pub fn top(
+        &self,
+        query: &[f32],
+        similarity: Similarity,
+        block: Option<usize>,
+        count: usize,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Ranking> {
+        let scores = self.scores(query, similarity, block, progress)?;
+        let listed = |ranked: Vec<(u64, f64)>, sign: f64| -> Vec<Ranked> {
+            let within = ranked.into_iter().take_while(|(_, score)| *score > 0.0);
+            within.map(|(sample, score)| Ranked { sample, score: sign * score }).collect()
+        };
+        // A sample whose sums are not finite is on neither side.
+        let side = |sign: f64| {
+            let turned = scores.values().iter().map(move |score| sign * score);
+            let turned = turned.map(|score| if score.is_nan() { 0.0 } else { score });
+            listed(ranked(scores.ids(), turned, count), sign)
+        };
+        let (helpful, harmful) = (side(1.0), side(-1.0));
+        let mut citation = self.citation().clone();
+        citation.samples = helpful.iter().chain(&harmful).map(|it| it.sample).collect();
+        citation.samples.sort_unstable();
+        let block = block.map(|block| self.blocks()[block].clone());
+        let precision = self.precision();
+        Ok(Ranking { similarity, block, precision, helpful, harmful, citation })
+    }
+
+    /// The scores of all samples, as [`Scorer::plain`](crate::provenance::Scorer::plain) gives
+    /// them but for what the [`Precision`] takes off; in `f64`, the same bits at every call.
+    ///
+    /// Reads the tables once, or the one of `block`, each from front to back, two threads for
+    /// each of rayon's so that reading and scoring overlap. Costs `samples · B · K`, holds 24
+    /// bytes per sample and a row group of 16 384 rows per thread.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the query has the wrong size or is not finite, or there is no such
+    /// block; [`Error::Ledger`] or [`Error::Io`] naming the table that cannot be read. That its
+    /// content is what was written is checked by [`Index::verify`] alone.
+    pub fn scores(
+        &self,
+        query: &[f32],
+        similarity: Similarity,
+        block: Option<usize>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Scores> {
+        let len = self.sketch_len();
+        expect_len("query", self.blocks().len() * len, query.len())?;
+        check_finite(query)?;
+        let blocks = self.range(block)?;
+        let mut sums = Sums::new(self.samples());
+        for (read, at) in blocks.clone().enumerate() {
+            progress(read, blocks.len());
+            let query: Vec<f64> = query[at * len..][..len].iter().map(|&it| it.into()).collect();
+            self.add_block(at, &query, &mut sums, read == 0)?;
+        }
+        progress(blocks.len(), blocks.len());
+        let asked = &query[blocks.start * len..blocks.end * len];
+        let query_sq = asked.chunks_exact(len).map(|part| dot(part, part)).sum();
+        let all = sums.products.iter().zip(&sums.squares);
+        let scores = all.map(|(&product, &square)| scale(similarity, product, square, query_sq));
+        let scores = scores.collect();
+        Ok(Scores { ids: sums.ids, scores })
+    }
+
+    fn range(&self, block: Option<usize>) -> Result<Range<usize>> {
+        let blocks = self.blocks().len();
+        match block {
+            None => Ok(0..blocks),
+            Some(block) if block < blocks => Ok(block..block + 1),
+            Some(block) => Err(Error::argument("block", format!("below {blocks}"), block)),
+        }
+    }
+
+    /// Adds a block's part of all sums; the first block says who the samples are.
+    fn add_block(&self, at: usize, query: &[f64], sums: &mut Sums, first: bool) -> Result<()> {
+        let width = self.sketch_len() * self.precision().bytes();
+        let path = self.table(at);
+        let part = Part::open(&path, self.samples(), width)?;
+        let left = Mutex::new(sums.groups().enumerate());
+        let take = || left.lock().expect("nobody panics while taking the next").next();
+        let work = || {
+            let mut buffer = BytesMut::new();
+            while let Some((at, mut sums)) = take() {
+                let (group, bytes) = part.read(at, buffer)?;
+                if !sums.identify(&group.ids, first) {
+                    return Err(bad(&path, "its samples are not those of the other blocks"));
+                }
+                sums.add(self.precision(), &group, query);
+                drop(group);
+                buffer = bytes.try_into_mut().unwrap_or_default();
+            }
+            Ok(())
+        };
+        let threads = (2 * rayon::current_num_threads()).min(self.samples().div_ceil(ROWS));
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let ends = workers.into_iter().map(|it| it.join().expect("a worker does not panic"));
+            ends.collect::<Result<Vec<()>>>().map(|_| ())
+        })
+    }
+}
+
+/// Running sums over the blocks, of all samples.
+struct Sums {
+    ids: Vec<u64>,
+    products: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+/// The same of the samples of one row group.
+struct GroupSums<'a> {
+    ids: &'a mut [u64],
+    products: &'a mut [f64],
+    squares: &'a mut [f64],
+}
+
+impl Sums {
+    fn new(samples: usize) -> Self {
+        Self { ids: vec![0; samples], products: vec![0.0; samples], squares: vec![0.0; samples] }
+    }
+
+    fn groups(&mut self) -> impl Iterator<Item = GroupSums<'_>> + Send {
+        let sums = self.products.chunks_mut(ROWS).zip(self.squares.chunks_mut(ROWS));
+        let all = self.ids.chunks_mut(ROWS).zip(sums);
+        all.map(|(ids, (products, squares))| GroupSums { ids, products, squares })
+    }
+}
+
+impl GroupSums<'_> {
+    /// Takes the ids over, or says whether they are the same.
+    fn identify(&mut self, pages: &[Bytes], first: bool) -> bool {
+        let given = pages.iter().flat_map(|page| page.as_chunks().0).copied();
+        let given = given.map(u64::from_le_bytes);
+        if first {
+            self.ids.iter_mut().zip(given).for_each(|(id, given)| *id = given);
+            return true;
+        }
+        given.eq(self.ids.iter().copied())
+    }
+
+    fn add(&mut self, precision: Precision, group: &Group, query: &[f64]) {
+        let squares = group.squares.iter().flat_map(|page| page.as_chunks().0);
+        for (sum, square) in self.squares.iter_mut().zip(squares) {
+            *sum += f64::from_le_bytes(*square);
+        }
+        let scales = group.scales.iter().flat_map(|page| page.as_chunks().0);
+        let mut sums = self.products.iter_mut().zip(scales);
+        let mut products = Vec::new();
+        for codes in &group.codes {
+            products.resize(codes.len() / (query.len() * precision.bytes()), 0.0);
+            precision.products(codes, query, &mut products);
+            // Products first: they end before a sample of the next page is taken.
+            for (product, (sum, scale)) in products.iter().zip(sums.by_ref()) {
+                *sum += f64::from(f32::from_le_bytes(*scale)) * product;
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+"""The top samples of an index by Spark: a driver and two worker processes, the tables as they lie,
+and one function of our own.
+
+usage: spark_top.py INDEX QUERY.json TOP.sql; prints {"seconds": ..., "top": [[sample, score], ...]}
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pandas
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import pandas_udf
+
+
+def dot(index, query):
+    """dot(block, sketch): the inner product of codes with the query's part of the block."""
+    dtype = {"f16": "<f2", "int8": "i1"}[index["precision"]]
+    query = numpy.asarray(query, dtype=numpy.float32).reshape(-1, index["sketch_len"])
+    query = query.astype(numpy.float64)
+
+    @pandas_udf("double")
+    def dot(block: pandas.Series, sketch: pandas.Series) -> pandas.Series:
+        codes = numpy.frombuffer(b"".join(sketch), dtype=dtype).reshape(len(sketch), -1)
+        products = numpy.empty(len(sketch))
+        for part in numpy.unique(block):
+            rows = (block == part).to_numpy()
+            products[rows] = codes[rows].astype(numpy.float64) @ query[part]
+        return pandas.Series(products)
+
+    return dot
+
+
+def main(folder, query, sql):
+    folder = Path(folder)
+    index = json.loads((folder / "index.json").read_text())
+    query = json.loads(Path(query).read_text())["draws"][0]["sketch"]
+    sql = Path(sql).read_text()
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    spark = (
+        SparkSession.builder.master("local-cluster[2,1,1024]")
+        .appName("gradroute")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.executor.memory", "1g")
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", "4096")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    # The workers have registered when both say so; the driver counts as one more.
+    status = spark.sparkContext._jsc.sc().statusTracker()
+    deadline = time.monotonic() + 120
+    while len(status.getExecutorInfos()) < 3:
+        if time.monotonic() > deadline:
+            raise RuntimeError("two workers did not come up")
+        time.sleep(0.2)
+
+    begun = time.monotonic()
+    spark.udf.register("dot", dot(index, query))
+    tables = spark.read.option("basePath", str(folder)).parquet(str(folder / "block=*"))
+    tables.createOrReplaceTempView("influence")
+    top = [[int(row["sample"]), row["score"]] for row in spark.sql(sql).collect()]
+    seconds = time.monotonic() - begun
+    spark.stop()
+    print(json.dumps({"seconds": seconds, "top": top}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
