@@ -2,6 +2,8 @@
 
 use anyhow::{Result, ensure};
 
+use super::workloads::Group;
+
 /// Whose program runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -108,6 +110,12 @@ const fn peer(
 }
 
 impl Participant {
+    /// Whether it is done with workloads of a group before long: TRAK takes dozens of times as long as
+    /// PyTorch's pass on the small nets.
+    pub fn in_time(&self, group: Group) -> bool {
+        self.method != TRAK.method || !matches!(group, Group::Layer | Group::Model)
+    }
+
     /// The plain pass it is measured over: of its own side.
     pub fn base(&self, all: &[Participant]) -> usize {
         let own = |other: &Participant| other.plain && other.side == self.side;

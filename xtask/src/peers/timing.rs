@@ -136,9 +136,11 @@ fn begin_all(
     let mut workers = vec![Ok(ours)];
     std::thread::scope(|scope| {
         let file = &file;
-        let starts = others
-            .iter()
-            .map(|peer| scope.spawn(move || begin(setting, peer, workload, file, threads)));
+        let start = move |peer: &Participant| {
+            ensure!(peer.in_time(workload.group), "takes too long, as the small nets show");
+            begin(setting, peer, workload, file, threads)
+        };
+        let starts = others.iter().map(|peer| scope.spawn(move || start(peer)));
         // All of them before the first is waited for.
         let starts: Vec<_> = starts.collect();
         workers.extend(starts.into_iter().map(|start| start.join().expect("it only returns")));
