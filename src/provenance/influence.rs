@@ -58,7 +58,7 @@ impl Influence {
 
     /// The `count` samples of highest total score, best first; equal scores by id.
     pub fn top(&self, count: usize) -> Vec<(u64, f64)> {
-        self.best(self.total(), count)
+        ranked(&self.ids, self.total(), count)
     }
 
     /// The `count` samples of highest score in one block, best first; equal scores by id.
@@ -66,15 +66,11 @@ impl Influence {
     /// # Panics
     /// When there is no such block.
     pub fn top_in_block(&self, block: usize, count: usize) -> Vec<(u64, f64)> {
-        self.best(self.block(block), count)
+        ranked(&self.ids, self.block(block), count)
     }
 
     fn column(&self, at: usize) -> impl Iterator<Item = f64> + '_ {
         self.scores.iter().skip(at).step_by(self.blocks + 1).copied()
-    }
-
-    fn best(&self, scores: impl Iterator<Item = f64>, count: usize) -> Vec<(u64, f64)> {
-        ranked(&self.ids, scores, count)
     }
 }
 
@@ -188,7 +184,7 @@ impl<'a> Scorer<'a> {
 
     /// The query as the sketches are multiplied with it: itself, or whitened.
     pub(super) fn seen<'q>(&self, query: &'q [f32]) -> Result<Cow<'q, [f32]>> {
-        self.accumulator.check_query(query)?;
+        check_query(self.accumulator.blocks() * self.accumulator.sketch_len(), query)?;
         match &self.whitening {
             Some(whitening) => Ok(whitening.apply(query)?.into()),
             None => Ok(query.into()),
@@ -204,14 +200,11 @@ impl Accumulator {
     pub fn influence(&self, query: &[f32], similarity: Similarity) -> Result<Influence> {
         Scorer::plain(self).scores(query, similarity)
     }
-
-    fn check_query(&self, query: &[f32]) -> Result<()> {
-        expect_len("query", self.blocks() * self.sketch_len(), query.len())?;
-        check_finite(query)
-    }
 }
 
-pub(super) fn check_finite(query: &[f32]) -> Result<()> {
+/// That a query has the numbers it should have, all of them finite.
+pub(super) fn check_query(len: usize, query: &[f32]) -> Result<()> {
+    expect_len("query", len, query.len())?;
     match query.iter().find(|value| !value.is_finite()) {
         Some(value) => Err(Error::argument("query", "finite numbers", value)),
         None => Ok(()),

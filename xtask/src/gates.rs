@@ -1,7 +1,8 @@
 //! `cargo xtask gates`: what the compiler made of the kernels.
 //!
 //! The build script refuses a build that takes more registers, or holds fewer blocks, than the committed
-//! table; here every difference counts, but for the few registers by which the assembler itself varies. Main loops of GEMM kernels are read in the disassembly.
+//! table; here every difference counts, but for the few registers by which the assembler itself varies.
+//! Main loops of GEMM kernels are read in the disassembly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

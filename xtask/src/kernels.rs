@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
-use crate::shell;
+use crate::{python, shell};
 use toolkit::Compiler;
 
 #[allow(dead_code)] // the build script uses the rest
@@ -32,6 +32,8 @@ const PACKAGES: [&str; 7] = [
     "nvidia-cuda-nvdisasm",
 ];
 const LIBCLANG: &str = "libclang==18.1.1";
+/// Its folder below `.tools`.
+const ENVIRONMENT: &str = "cuda";
 
 /// Fetches the compiler and builds the crate, and with it the kernels.
 pub fn build() -> Result<()> {
@@ -44,24 +46,11 @@ pub fn build() -> Result<()> {
 
 /// Fetches the compiler, if it is not there yet.
 pub fn fetch() -> Result<()> {
-    let environment = environment();
-    let complete = environment.join("complete");
-    let wanted: Vec<String> =
-        PACKAGES.iter().map(|package| format!("{package}=={VERSION}")).collect();
-    let stamp = format!("{} {LIBCLANG}", wanted.join(" "));
-    if std::fs::read_to_string(&complete).is_ok_and(|found| found == stamp) {
-        return Ok(());
-    }
-    if !environment.join("bin/pip").exists() {
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-            .context("the compiler comes as Python packages: Python 3 with venv is needed")?;
-    }
-    shell::run(
-        Command::new(environment.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check", LIBCLANG])
-            .args(wanted),
-    )?;
-    Ok(std::fs::write(complete, stamp)?)
+    let mut wanted = PACKAGES.map(|package| format!("{package}=={VERSION}")).to_vec();
+    wanted.push(LIBCLANG.into());
+    let arguments = std::iter::once("--quiet").chain(wanted.iter().map(String::as_str));
+    let arguments: Vec<&str> = arguments.collect();
+    python::environment(ENVIRONMENT, "the CUDA compiler", &wanted.join(" "), &arguments).map(|_| ())
 }
 
 /// The compiler: the user's own, or the fetched one; `None` if kernels are not wanted (`NVCC=off`).
@@ -99,5 +88,5 @@ pub fn libclang() -> Option<PathBuf> {
 }
 
 fn environment() -> PathBuf {
-    shell::tools().join("cuda")
+    shell::tools().join(ENVIRONMENT)
 }

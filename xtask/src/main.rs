@@ -11,6 +11,7 @@ mod gpu;
 mod kernels;
 mod mutants;
 mod peers;
+mod python;
 mod shell;
 mod test;
 mod verify;

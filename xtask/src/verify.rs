@@ -12,12 +12,11 @@ mod sentryward;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{gates, kernels, shell};
+use crate::{gates, kernels, python, shell};
 
 const PACKAGES: [&str; 2] = ["sentryward==0.1.1", "cuxray==0.6.0"];
 const TABLE: &str = "benches/record/cuda-verify.md";
@@ -130,20 +129,8 @@ fn text(nvcc: &Path, folder: &Path, source: &str) -> Result<String> {
 
 /// Fetches the packages, if they are not there; the folder of their programs.
 fn tools() -> Result<PathBuf> {
-    let environment = shell::tools().join("verify");
-    let (complete, bin) = (environment.join("complete"), environment.join("bin"));
-    let stamp = PACKAGES.join(" ");
-    if std::fs::read_to_string(&complete).is_ok_and(|found| found == stamp) {
-        return Ok(bin);
-    }
-    if !bin.join("pip").exists() {
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-            .context("the verifiers come as Python packages: Python 3 with venv is needed")?;
-    }
-    let mut pip = Command::new(bin.join("pip"));
-    shell::run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
-    std::fs::write(complete, stamp)?;
-    Ok(bin)
+    let arguments = [&["--quiet"][..], &PACKAGES].concat();
+    Ok(python::environment("verify", "the verifiers", &PACKAGES.join(" "), &arguments)?.join("bin"))
 }
 
 /// The lines that only one of two texts has, if any.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attenuated;
 use crate::dials::{AttenuateArguments, DialArgument};
+use crate::export::io;
 use crate::shown::Shown;
 
 /// The answer for programs.
@@ -290,8 +291,4 @@ fn write(path: &Path, bytes: &[u8], force: bool) -> Result<()> {
         ErrorKind::AlreadyExists => there_already(path),
         _ => io(path)(error.error),
     })
-}
-
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    move |source| Error::Io { path: path.into(), source }
 }

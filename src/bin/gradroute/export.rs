@@ -59,7 +59,8 @@ fn members(archive: &Archive, subject: &Subject) -> Result<HashSet<u64>> {
     Ok(archive.members(subject)?.into_iter().collect())
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+/// Names the file in an error of the operating system.
+pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
     move |source| Error::Io { path: path.into(), source }
 }
 

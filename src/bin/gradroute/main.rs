@@ -71,8 +71,7 @@ fn run(cli: &Cli) -> gradroute::Result<u8> {
 /// To the terminal, and to a page if that is asked for.
 fn deliver(shown: &Shown, output: &Output) -> gradroute::Result<()> {
     if let Some(path) = &output.html {
-        std::fs::write(path, shown.page())
-            .map_err(|source| gradroute::Error::Io { path: path.clone(), source })?;
+        std::fs::write(path, shown.page()).map_err(export::io(path))?;
         if !output.quiet && !output.json {
             eprintln!("wrote {}", path.display());
         }

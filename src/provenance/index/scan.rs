@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::part::{Group, Part};
 use super::{Index, Precision, ROWS};
-use crate::error::expect_len;
 use crate::provenance::Similarity;
-use crate::provenance::influence::{check_finite, dot, ranked, scale};
+use crate::provenance::influence::{check_query, dot, ranked, scale};
 use crate::provenance::ledger::files::bad;
 use crate::provenance::query::Citation;
 use crate::{Error, Result};
@@ -122,8 +121,7 @@ impl Index {
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Scores> {
         let len = self.sketch_len();
-        expect_len("query", self.blocks().len() * len, query.len())?;
-        check_finite(query)?;
+        check_query(self.blocks().len() * len, query)?;
         let blocks = self.range(block)?;
         let mut sums = Sums::new(self.samples());
         for (read, at) in blocks.clone().enumerate() {

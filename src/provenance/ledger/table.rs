@@ -72,6 +72,11 @@ fn properties(batch: &RecordBatch) -> WriterProperties {
     properties.build()
 }
 
+fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let file = File::open(path).map_err(io(path))?;
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(path, error))
+}
+
 /// A table read back.
 pub(super) struct ReadTable {
     path: PathBuf,
@@ -84,9 +89,7 @@ impl ReadTable {
         path: &Path,
         columns: &[&str],
     ) -> Result<impl Iterator<Item = Result<Self>>> {
-        let file = File::open(path).map_err(io(path))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(path, error))?;
+        let builder = builder(path)?;
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
         let batches = builder.with_projection(mask).with_batch_size(1 << 12).build();
         let path = path.to_owned();
@@ -97,9 +100,8 @@ impl ReadTable {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(io(path))?;
-        let batches = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|builder| builder.build())
+        let batches = builder(path)?
+            .build()
             .map_err(|error| bad(path, error))?
             .collect::<Result<_, _>>()
             .map_err(|error| bad(path, error))?;

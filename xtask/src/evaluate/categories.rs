@@ -161,7 +161,7 @@ fn page(outcome: &Outcome, name: &str) -> Result<String> {
     if outcome.seeds > 1 {
         page += &agreement(outcome)?;
     }
-    Ok(page + &retraining::closing())
+    Ok(page + &retraining::closing(retraining::ONE_THREAD))
 }
 
 /// Spearman between the effects by one seed and by the mean of the others.

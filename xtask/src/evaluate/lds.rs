@@ -200,7 +200,7 @@ fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], name: &str) -> String
         writeln!(page, "| {storage} | {name} | {pass} | {damping} | {value} |")
             .expect("a string takes any text");
     }
-    page + &dampings(outcome) + &retraining::closing()
+    page + &dampings(outcome) + &retraining::closing(retraining::ONE_THREAD)
 }
 
 /// LDS of the whitened scores at every damping, on the judging queries.

@@ -112,7 +112,7 @@ fn page(outcome: &Outcome, name: &str) -> String {
                 .expect("a string takes any text");
         }
     }
-    page + &retraining::closing()
+    page + &retraining::closing(retraining::ONE_THREAD)
 }
 
 /// Mean and interval of small numbers.

@@ -130,15 +130,18 @@ pub fn record(name: &str, page: &str) -> Result<PathBuf> {
     Ok(path.with_extension("svg"))
 }
 
-/// When and on what it was measured.
-pub fn closing() -> String {
+/// Of the processor that protocols of one thread are measured on.
+pub const ONE_THREAD: &str = "one thread of ";
+
+/// When and on what it was measured, `share` being [`ONE_THREAD`] or nothing.
+pub fn closing(share: &str) -> String {
     let date = Command::new("date").args(["-u", "+%F"]).output();
     let date = date.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
     let processors = fs::read_to_string(Path::new("/proc/cpuinfo")).unwrap_or_default();
     let model =
         processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let model = model.map_or("a processor of unknown kind", |(_, name)| name.trim());
-    format!("\n{}, one thread of {model}.\n", date.unwrap_or_default())
+    format!("\n{}, {share}{model}.\n", date.unwrap_or_default())
 }
 
 /// A value and its interval as a cell.

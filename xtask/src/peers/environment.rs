@@ -1,37 +1,18 @@
 //! The peers' throw-away Python environment.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::shell;
+use crate::python;
 
 /// Every package with its version, the peers' dependencies included.
 const PINNED: &str = include_str!("../../peers/requirements.txt");
 
 /// Installs what is pinned into `.tools/peers`, if it is not there yet; its Python.
 pub fn install() -> Result<PathBuf> {
-    let environment = shell::tools().join("peers");
-    let (python, complete) = (environment.join("bin/python"), environment.join("complete"));
-    if fs::read_to_string(&complete).is_ok_and(|found| found == PINNED) {
-        return Ok(python);
-    }
-    println!("installing the peers into .tools/peers: about 6 GB, of which 3 GB are fetched");
-    if !environment.join("bin/pip").exists() {
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-            .context("the peers are Python packages: Python 3.11 or later with venv is needed")?;
-    }
-    shell::run(
-        Command::new(environment.join("bin/pip"))
-            .args(["install", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"])
-            .arg("--requirement")
-            .arg(shell::root().join("xtask/peers/requirements.txt")),
-    )
-    .context("the peers could not be installed; pip has to reach the Python package index")?;
-    fs::write(complete, PINNED)?;
-    Ok(python)
+    let what = "the peers (Python 3.11 or later; about 6 GB, of which 3 GB are fetched)";
+    python::pinned("peers", what, "xtask/peers/requirements.txt", PINNED)
 }
 
 /// Versions by package.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{Asked, Precision, TOP, answer, example, make};
 use crate::evaluate::retraining::closing;
-use crate::shell;
+use crate::{python, shell};
 
 /// Spark and all it depends on.
 const PINNED: &str = include_str!("../../../scale/requirements.txt");
@@ -55,7 +55,7 @@ pub fn compare(samples: u64, blocks: u64) -> Result<String> {
         line("Spark", difference, theirs.seconds)?;
         fs::remove_dir_all(&folder)?;
     }
-    page += closing().replace("one thread of ", "").as_str();
+    page += &closing("");
     Ok(page)
 }
 
@@ -78,23 +78,8 @@ fn differing(ours: &[(u64, f64)], theirs: &[(u64, f64)]) -> Result<f64> {
 
 /// Installs what is pinned into `.tools/scale`, if it is not there yet; its Python.
 fn install() -> Result<PathBuf> {
-    let environment = shell::tools().join("scale");
-    let (python, complete) = (environment.join("bin/python"), environment.join("complete"));
-    if fs::read_to_string(&complete).is_ok_and(|found| found == PINNED) {
-        return Ok(python);
-    }
-    println!("installing Spark into .tools/scale: about 500 MB are fetched");
-    shell::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-        .context("Spark's shell is a Python package: Python 3.11 or later with venv is needed")?;
-    shell::run(
-        Command::new(environment.join("bin/pip"))
-            .args(["install", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"])
-            .arg("--requirement")
-            .arg(shell::root().join("xtask/scale/requirements.txt")),
-    )
-    .context("Spark could not be installed; pip has to reach the Python package index")?;
-    fs::write(complete, PINNED)?;
-    Ok(python)
+    let what = "Spark (Python 3.11 or later; about 500 MB are fetched)";
+    python::pinned("scale", what, "xtask/scale/requirements.txt", PINNED)
 }
 
 #[cfg(test)]

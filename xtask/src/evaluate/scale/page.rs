@@ -55,7 +55,7 @@ pub fn write(measured: &[Measured], samples: u64, blocks: u64) -> String {
     row("load of the machine, before and after", &|it| it.load.join(", "));
     page += "\nThe query's own two threads are part of the load. Where it is well above 2, something \
              else ran and the speeds are provisional.\n";
-    page += closing().replace("one thread of ", "").as_str();
+    page += &closing("");
     page
 }
 
