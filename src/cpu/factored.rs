@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::flush::{self, EDGE, Hashes};
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
+use super::narrow;
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::{LinearInputs, Options};
@@ -255,10 +256,7 @@ impl Operands<'_> {
             let x = self.x().subcols(i.start, i.len());
             let p_i = signs.inputs.subrows(i.start, i.len());
             let (u, v) = (view_mut(left, total, k_o, k_o), view_mut(right, total, k_i, k_i));
-            rayon::join(
-                || par_gemm(u, Write::Replace, 1.0, dy, p_o),
-                || par_gemm(v, Write::Replace, 1.0, x, p_i),
-            );
+            rayon::join(|| narrow::product(u, dy, p_o), || narrow::product(v, x, p_i));
             let (left, right) = (view(left, total, k_o, k_o), view(right, total, k_i, k_i));
             sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
                 let rows = self.rows.range(n);

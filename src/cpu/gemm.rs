@@ -1,7 +1,7 @@
-//! The kept GEMM library, faer's, behind the two calls the backend needs.
+//! Matrix products by kept libraries, behind the two calls the backend needs.
 //!
 //! `C (+)= alpha · A · B` for `f32` views with any strides, so that a transpose costs nothing.
-//! The library walks the inner dimension in the same order for every element, so however the
+//! Either library walks the inner dimension in the same order for every element, so however the
 //! product is cut, the same inputs give the same bits.
 
 use faer::linalg::matmul::matmul;
@@ -32,16 +32,76 @@ pub(crate) enum Write {
     Add,
 }
 
-/// `c (+)= alpha · a · b` on this thread.
-pub(crate) fn gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    let accum = match write {
-        Write::Replace => Accum::Replace,
-        Write::Add => Accum::Add,
-    };
-    matmul(c, accum, a, b, alpha, Par::Seq);
+/// Whose products. Each is the faster by a tenth or more where it is taken (`docs/performance.md`).
+#[derive(Clone, Copy, Debug)]
+enum Library {
+    Faer,
+    /// Has no kernel for AVX-512.
+    Matrixmultiply,
 }
 
-/// As [`gemm`], on all threads of the current rayon pool.
+impl Library {
+    /// For whole matrices, however they are cut.
+    fn for_large() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return Self::Faer;
+        }
+        Self::Matrixmultiply
+    }
+
+    /// For tiles and panels that a cache holds.
+    fn for_small(a: MatRef<f32>) -> Self {
+        // faer's take twice as long where `a` is a transpose.
+        if a.col_stride() == 1 { Self::Faer } else { Self::for_large() }
+    }
+
+    fn multiply(self, c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+        match (self, write) {
+            (Self::Faer, Write::Replace) => matmul(c, Accum::Replace, a, b, alpha, Par::Seq),
+            (Self::Faer, Write::Add) => matmul(c, Accum::Add, a, b, alpha, Par::Seq),
+            (Self::Matrixmultiply, Write::Replace) => sgemm(c, 0.0, alpha, a, b),
+            (Self::Matrixmultiply, Write::Add) => sgemm(c, 1.0, alpha, a, b),
+        }
+    }
+}
+
+/// `c = beta · c + alpha · a · b`; with a `beta` of 0 `c` is not read.
+#[allow(unsafe_code)]
+fn sgemm(c: MatMut<f32>, beta: f32, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    let (m, n, k) = (c.nrows(), c.ncols(), a.ncols());
+    assert!(a.nrows() == m && b.nrows() == k && b.ncols() == n, "extents of a product agree");
+    let (rows, columns) = (c.row_stride(), c.col_stride());
+    let [a_strides, b_strides] = [a, b].map(|view| (view.row_stride(), view.col_stride()));
+    let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_ptr_mut());
+    // SAFETY: the library has no interface but pointers and strides. A view's reach the elements
+    // within its extents and no others, the extents agree, and `c` is borrowed by nobody else.
+    unsafe {
+        matrixmultiply::sgemm(
+            m,
+            k,
+            n,
+            alpha,
+            a,
+            a_strides.0,
+            a_strides.1,
+            b,
+            b_strides.0,
+            b_strides.1,
+            beta,
+            c,
+            rows,
+            columns,
+        );
+    }
+}
+
+/// `c (+)= alpha · a · b` on this thread, for operands that a cache holds.
+pub(crate) fn gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    Library::for_small(a).multiply(c, write, alpha, a, b);
+}
+
+/// As [`gemm`], for whole matrices, on all threads of the current rayon pool.
 ///
 /// The library's own threads wait for each other by spinning, which starves a busy machine;
 /// pieces of the product need no waiting.
@@ -57,7 +117,7 @@ fn split(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32
     const SMALLEST: usize = 1 << 18;
     let (m, n) = (c.nrows(), c.ncols());
     if pieces < 2 || m * n * a.ncols() < SMALLEST {
-        return gemm(c, write, alpha, a, b);
+        return Library::for_large().multiply(c, write, alpha, a, b);
     }
     let half = pieces / 2;
     // Multiples of the micro-kernel's extents leave no ragged edge in between.
@@ -92,13 +152,15 @@ mod tests {
             for n in [0, 1, 2, 9, 33] {
                 for k in [0, 1, 2, 5, 17] {
                     let (a, b) = (numbers(k * m, 3), numbers(k * n, 7));
-                    let mut c = vec![f32::NAN; m * n];
-                    let a_view = view(&a, k, m, m).transpose();
-                    gemm(view_mut(&mut c, m, n, n), Write::Replace, 2.0, a_view, view(&b, k, n, n));
-                    for i in 0..m {
-                        for j in 0..n {
-                            let sum: f32 = (0..k).map(|t| a[t * m + i] * b[t * n + j]).sum();
-                            assert_eq!(c[i * n + j], 2.0 * sum, "{m} {n} {k}");
+                    for library in [Library::Faer, Library::Matrixmultiply] {
+                        let mut c = vec![f32::NAN; m * n];
+                        let (a, b) = (view(&a, k, m, m).transpose(), view(&b, k, n, n));
+                        let c_view = view_mut(&mut c, m, n, n);
+                        library.multiply(c_view, Write::Replace, 2.0, a, b);
+                        for (at, c) in c.iter().enumerate() {
+                            let (i, j) = (at / n, at % n);
+                            let sum: f32 = (0..k).map(|t| a[(i, t)] * b[(t, j)]).sum();
+                            assert_eq!(*c, 2.0 * sum, "{library:?} {m} {n} {k}");
                         }
                     }
                 }

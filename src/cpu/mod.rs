@@ -2,7 +2,7 @@
 //!
 //! Gradients of many rows per sample are *formed* tile by tile in cache-resident scratch,
 //! squared, sketched, scaled and added to `dw` in one pass; those of few rows are *factored*.
-//! Matrix products are faer's, threads are rayon's: run a call inside a pool of your own to
+//! Matrix products are a library's, threads are rayon's: run a call inside a pool of your own to
 //! choose their number, which changes no bit of the result.
 //!
 //! ```
@@ -39,6 +39,7 @@ mod gemm;
 mod im2col;
 mod linear;
 mod lora;
+mod narrow;
 mod norm;
 mod patches;
 mod regions;
@@ -75,6 +76,12 @@ impl Cpu {
     }
 }
 
+/// Does all of a call on a thread of the current rayon pool: from outside, every parallel step
+/// would wake a thread of the pool and wait for it.
+fn in_pool(call: impl FnOnce() + Send) {
+    rayon::join(call, || ());
+}
+
 impl Backend for Cpu {
     fn run_linear<T: Element>(
         &mut self,
@@ -85,7 +92,7 @@ impl Backend for Cpu {
         out: LayerOutputs<T>,
     ) -> Result<()> {
         let workspace::Workspace { wide, linear: buffers, .. } = &mut self.workspace;
-        linear::run(problem, options, inputs, dx, out, wide, buffers);
+        in_pool(|| linear::run(problem, options, inputs, dx, out, wide, buffers));
         Ok(())
     }
 
@@ -98,7 +105,8 @@ impl Backend for Cpu {
         out: LayerOutputs<T>,
     ) -> Result<()> {
         let workspace::Workspace { conv, linear, .. } = &mut self.workspace;
-        conv2d::run(problem, options, inputs, dx, out, conv, &mut linear.threads);
+        let threads = &mut linear.threads;
+        in_pool(|| conv2d::run(problem, options, inputs, dx, out, conv, threads));
         Ok(())
     }
 
@@ -111,7 +119,8 @@ impl Backend for Cpu {
         out: LayerOutputs<T>,
     ) -> Result<()> {
         let workspace::Workspace { norm, linear, .. } = &mut self.workspace;
-        norm::run(problem, options, inputs, dx, out, norm, &mut linear.threads);
+        let threads = &mut linear.threads;
+        in_pool(|| norm::run(problem, options, inputs, dx, out, norm, threads));
         Ok(())
     }
 
@@ -123,7 +132,8 @@ impl Backend for Cpu {
         out: LayerOutputs<T>,
     ) -> Result<()> {
         let workspace::Workspace { embedding, linear, .. } = &mut self.workspace;
-        embedding::run(problem, options, inputs, out, embedding, &mut linear.threads);
+        let threads = &mut linear.threads;
+        in_pool(|| embedding::run(problem, options, inputs, out, embedding, threads));
         Ok(())
     }
 
@@ -136,7 +146,7 @@ impl Backend for Cpu {
         out: LoraOutputs<T>,
     ) -> Result<()> {
         let workspace::Workspace { wide, linear, lora, .. } = &mut self.workspace;
-        lora::run(problem, options, inputs, dx, out, (wide, lora, linear));
+        in_pool(|| lora::run(problem, options, inputs, dx, out, (wide, lora, linear)));
         Ok(())
     }
 }

@@ -253,7 +253,7 @@ pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
         let parts = extent.div_ceil(most).max(1);
         extent.div_ceil(parts).next_multiple_of(8).max(8)
     };
-    let inputs = fit(shape.inputs(), 384);
+    let inputs = fit(shape.inputs(), 256);
     let outputs = fit(shape.outputs(), (65536 / inputs).max(64));
     if shape.weights() > 1 << 14 && outputs >= shape.outputs() && inputs >= shape.inputs() {
         return [fit(shape.outputs(), shape.outputs().div_ceil(4)), inputs];

@@ -27,7 +27,16 @@ pub fn every_op<B: Tested>(make: impl Fn() -> B) {
 pub fn small_sizes<B: Tested>(make: impl Fn() -> B) {
     let mut backend = make();
     cases::<B, f32>(catalogue::small::<B>(), |case| {
-        assert_all_close(case, &run_all(&mut backend, case), &expect::<f64, _>(case), BOUND);
+        let mut want = expect::<f64, _>(case);
+        // A gradient of one or two elements may cancel; then an error in it is measured against
+        // its terms. A normalised activation is no such sum.
+        if !matches!(case.problem, Problem::Norm(_)) {
+            let terms = expect::<f64, _>(&case.without_signs());
+            for (want, terms) in want.layers.iter_mut().zip(terms.layers) {
+                want.dw_size = terms.dw_size;
+            }
+        }
+        assert_all_close(case, &run_all(&mut backend, case), &want, BOUND);
     });
 }
 

@@ -244,6 +244,18 @@ impl<T: Element> Case<T> {
         Self { name: name.into(), problem, x, tokens, dy, weights, layers }
     }
 
+    /// The same with every number's absolute value, so that nothing cancels.
+    pub fn without_signs(&self) -> Self {
+        let magnitudes =
+            |of: &[T]| of.iter().map(|v| T::from_f32(v.to_f32().abs())).collect::<Vec<_>>();
+        Self {
+            x: magnitudes(&self.x),
+            dy: magnitudes(&self.dy),
+            weights: self.weights.iter().map(|of| magnitudes(of)).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Normally distributed data.
     pub fn random(name: &str, problem: Problem, seed: u64) -> Self {
         Self::build(name, problem, seed, Random::normal)

@@ -89,7 +89,8 @@ pub fn assert_all_close<T: Element>(case: &Case<T>, got: &Outputs, want: &Expect
         let close = |output: &str, got: &[f64], want: &[f64], width: usize| {
             assert_close(&what(output), got, want, length(want), width, bound);
         };
-        close("dw", &widen(&got.dw), &want.dw, shape.inputs());
+        let (dw, width) = (widen(&got.dw), shape.inputs());
+        assert_close(&what("dw"), &dw, &want.dw, want.dw_size, width, bound);
         close("db", &widen(&got.db), &want.db, 1);
         for (output, got, want) in [
             ("sq_norm", &got.sq_norm, &want.sq_norm),

@@ -12,6 +12,7 @@ use gradroute::projection::{Sketch, SketchKind, philox4x32};
 use gradroute::routing::Region;
 
 use super::case::{Case, Problem, Setup};
+use super::compare::length;
 
 /// A precision to compute in.
 pub trait Real:
@@ -43,6 +44,8 @@ impl Real for f64 {
 #[derive(Clone, Debug, Default)]
 pub struct ExpectedLayer {
     pub dw: Vec<f64>,
+    /// Length of `dw`; what an error in it is measured against.
+    pub dw_size: f64,
     pub db: Vec<f64>,
     pub sq_norm: Vec<f64>,
     pub sq_norm_bias: Vec<f64>,
@@ -137,6 +140,7 @@ pub fn expect<R: Real, T: Element>(case: &Case<T>) -> Expected {
                 to.db[o] = sums.at(o, shape.inputs()).into();
             }
         }
+        to.dw_size = length(&to.dw);
     }
     expected
 }

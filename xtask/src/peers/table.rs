@@ -27,7 +27,8 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
          peers`: median (quartiles) of milliseconds, of the ratio to the plain pass of the same\n\
          framework and to PyTorch's in the same round; memory of the whole process at its peak,\n\
          how much of that the passes added to model and inputs, and the latter over what the plain\n\
-         pass of the same framework adds.\n\n",
+         pass of the same framework adds. For all of them the C library's allocator keeps what is\n\
+         freed.\n\n",
         processor(),
         setting.format.name(),
     );
