@@ -1,5 +1,4 @@
-//! The `cpu` backend's fused pass over the plain backward pass of the same linear layer by the
-//! same GEMM library.
+//! The `cpu` backend's fused pass over its plain backward pass of the same linear layer.
 //!
 //! `cargo bench --bench cpu` times both with criterion. `cargo bench --bench cpu -- --table`
 //! times them in turn in one process and writes the ratios to `benches/record/`; a word after
@@ -12,8 +11,6 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use gradroute::cpu::Cpu;
 use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options, ParamGrad, Routing};
 use gradroute::problem::{Linear, Rows};
@@ -87,20 +84,13 @@ impl Bench {
         }
     }
 
-    /// `dX` and `dW` by two plain products, each cut in as many pieces as there are threads.
+    /// `dX` and `dW` alone: two products.
     fn plain(&mut self, with_dx: bool) {
-        let (rows, inputs, outputs) =
-            (self.problem.rows().total(), self.problem.in_features(), self.problem.out_features());
-        let dy = MatRef::from_row_major_slice(&self.dy, rows, outputs);
-        let x = MatRef::from_row_major_slice(&self.x, rows, inputs);
-        let weight = MatRef::from_row_major_slice(&self.weight, outputs, inputs);
-        let threads = rayon::current_num_threads();
-        if with_dx {
-            let dx = MatMut::from_row_major_slice_mut(&mut self.dx, rows, inputs);
-            product(dx, dy, weight, threads);
-        }
-        let dw = MatMut::from_row_major_slice_mut(&mut self.dw, outputs, inputs);
-        product(dw, dy.transpose(), x, threads);
+        let inputs = LinearInputs { x: &self.x, dy: &self.dy, weight: Some(&self.weight[..]) };
+        let dw = Some(ParamGrad::F32(&mut self.dw));
+        let out = LayerOutputs { dw, ..LayerOutputs::default() };
+        let dx = with_dx.then_some(&mut self.dx[..]);
+        self.cpu.linear::<f32>(&self.problem, &Options::default(), inputs, dx, out).unwrap();
         black_box((&self.dx, &self.dw));
     }
 
@@ -143,18 +133,6 @@ fn sketches() -> [(&'static str, Sketch); 2] {
     ]
 }
 
-/// `c = a · b` on so many threads, without the library's own, which wait by spinning and so
-/// look bad on a busy machine.
-fn product(c: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, threads: usize) {
-    if threads < 2 {
-        return matmul(c, Accum::Replace, a, b, 1.0, Par::Seq);
-    }
-    let half = threads / 2;
-    let cut = c.nrows() * half / threads;
-    let ((c0, c1), (a0, a1)) = (c.split_at_row_mut(cut), a.split_at_row(cut));
-    rayon::join(|| product(c0, a0, b, half), || product(c1, a1, b, threads - half));
-}
-
 /// Milliseconds of the plain pass; the ratios of either sketch and of half the samples.
 fn pairs(shape: Shape) -> (f64, [String; 3]) {
     let bench = &RefCell::new(Bench::new(shape));
@@ -171,7 +149,7 @@ fn pairs(shape: Shape) -> (f64, [String; 3]) {
 fn table(only: Option<&str>) {
     let about = "\
 One call of the `cpu` backend (`dX`, `dW` with route weights, exact norms, 256 numbers of\n\
-sketch) over the two plain products of the same GEMM library, f32, timed in turn in one\n\
+sketch) over one that asks for `dX` and `dW` alone, f32, timed in turn in one\n\
 process: median (quartiles) of the ratios, of processor time on one thread and of wall-clock\n\
 time on two. *Half*: `dW` alone with every other sample routed\n\
 away, over the plain `dW`.";

@@ -9,6 +9,7 @@ use candle_core::{DType, Tensor};
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Parameters, Recorder, Scope};
 use gradroute::projection::SketchKind;
 use gradroute::provenance::StepRecord;
+use gradroute::routing::{Categories, CompiledPolicy, Policy};
 use serde::Deserialize;
 
 use crate::glyph::Glyph;
@@ -29,7 +30,17 @@ pub struct Workload {
     /// Whether the gradient of the input is wanted.
     #[serde(default)]
     pub dx: bool,
+    /// Numbers of a sketch.
+    #[serde(default = "width")]
+    pub width: usize,
+    /// Share of the samples, spread evenly, that nothing is to train on.
+    #[serde(default)]
+    pub away: f64,
     pub layers: Vec<Layer>,
+}
+
+fn width() -> usize {
+    256
 }
 
 /// What is taken beside the parameters' gradients.
@@ -38,9 +49,9 @@ pub struct Workload {
 pub enum Method {
     /// Nothing.
     Plain,
-    /// Exact norms and a two-sided sketch of 16 × 16 numbers per layer.
+    /// Exact norms and a two-sided sketch of √width × √width numbers per layer.
     TwoSided,
-    /// Exact norms and a count sketch of 256 numbers per layer.
+    /// Exact norms and a count sketch of `width` numbers per layer.
     Count,
 }
 
@@ -53,11 +64,14 @@ pub enum Format {
 }
 
 impl Method {
-    fn recorder(self) -> gradroute::Result<Recorder> {
+    fn recorder(self, width: usize) -> gradroute::Result<Recorder> {
+        let side = width.isqrt();
         match self {
             Self::Plain => Ok(Recorder::silent()),
-            Self::TwoSided => Recorder::new(SketchKind::TwoSided { outputs: 16, inputs: 16 }, SEED),
-            Self::Count => Recorder::new(SketchKind::Count { buckets: 256 }, SEED),
+            Self::TwoSided => {
+                Recorder::new(SketchKind::TwoSided { outputs: side, inputs: side }, SEED)
+            }
+            Self::Count => Recorder::new(SketchKind::Count { buckets: width }, SEED),
         }
     }
 }
@@ -79,7 +93,28 @@ pub struct Task {
     model: Model,
     parameters: Parameters,
     recorder: Recorder,
+    policy: Option<CompiledPolicy>,
     samples: usize,
+    away: f64,
+}
+
+/// Two categories, the second of which trains nothing.
+fn govern(recorder: &Recorder) -> Result<CompiledPolicy> {
+    let policy = Policy::from_toml(
+        r#"
+        [[block]]
+        name = "all"
+        layers = "*"
+        [[profile]]
+        category = "here"
+        [[profile]]
+        category = "away"
+        route = 0.0
+        "#,
+    )?;
+    let policy = policy.compile(&recorder.layout()?, &Categories::new(["here", "away"])?)?;
+    recorder.govern(&policy)?;
+    Ok(policy)
 }
 
 impl Task {
@@ -88,13 +123,19 @@ impl Task {
             Format::F32 => DType::F32,
             Format::Bf16 => DType::BF16,
         };
-        let (parameters, recorder) = (Parameters::new(dtype, SEED), method.recorder()?);
+        let (parameters, recorder) =
+            (Parameters::new(dtype, SEED), method.recorder(workload.width)?);
         let scope = Scope::new(&parameters, &recorder);
         let model = match &workload.layers[..] {
             [Layer::GlyphUnet] => Model::Glyph(Box::new(Glyph::new(&scope, workload.samples)?)),
             _ => Model::Sequence(Box::new(Sequence::new(&scope, workload, dtype)?)),
         };
-        Ok(Self { model, parameters, recorder, samples: workload.samples })
+        let policy = match workload.away {
+            0.0 => None,
+            _ => Some(govern(&recorder)?),
+        };
+        let Workload { samples, away, .. } = *workload;
+        Ok(Self { model, parameters, recorder, policy, samples, away })
     }
 
     /// Parameters and inputs, by name.
@@ -129,8 +170,12 @@ impl Task {
     }
 
     fn step(&self, at: usize) -> Result<(f32, GradStore, StepRecord)> {
-        let ids = (0..self.samples as u64).collect();
-        let batch = Batch::new(ids, vec![0; self.samples]);
+        let ids: Vec<u64> = (0..self.samples as u64).collect();
+        let away = |n: f64| (n * self.away).floor() as u32;
+        let labels: Vec<u32> = ids.iter().map(|&n| away(n as f64 + 1.0) - away(n as f64)).collect();
+        let policy = self.policy.as_ref();
+        let switches = policy.map(|policy| policy.switches(0, 0, &ids, &labels)).transpose()?;
+        let batch = Batch { switches, ..Batch::new(ids, labels) };
         // A sum over the samples needs no scaling back; the U-Net's loss is a mean.
         let sample_scale = match &self.model {
             Model::Sequence(_) => 1.0,

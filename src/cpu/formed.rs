@@ -418,7 +418,7 @@ fn project(
     let tile = view(tile, rows, columns, columns.next_multiple_of(EDGE));
     let right = projected.grown(rows * k_i);
     let p_i = signs.inputs.subrows(at.inputs.start, columns);
-    narrow::product(view_mut(right, rows, k_i, k_i), tile, p_i);
+    narrow::product(view_mut(right, rows, k_i, k_i), 1.0, tile, p_i);
     let p_o = signs.outputs.subrows(at.outputs.start, rows).transpose();
     gemm(view_mut(sketch, k_o, k_i, k_i), Write::Add, scale, p_o, view(right, rows, k_i, k_i));
 }

@@ -1,8 +1,9 @@
 //! LoRA: the two factors as linear layers that share `X` and `dY`.
 
 use super::buffers::{narrow, same_mut, widened};
-use super::gemm::{Write, par_gemm, view, view_mut};
+use super::gemm::{view, view_mut};
 use super::linear::{Buffers, Wide, backward};
+use super::narrow as few_columns;
 use super::workspace::{Grow, bytes};
 use crate::ops::{LinearInputs, LoraInputs, LoraOutputs, Options};
 use crate::problem::{Element, Lora};
@@ -18,11 +19,13 @@ pub(crate) struct Between {
     dy: Vec<f32>,
     /// `B`, widened.
     b: Vec<f32>,
+    /// `Aᵀ`.
+    turned: Vec<f32>,
 }
 
 impl Between {
     pub(crate) fn bytes(&self) -> usize {
-        bytes([&self.hidden, &self.d_hidden, &self.dy, &self.b])
+        bytes([&self.hidden, &self.d_hidden, &self.dy, &self.b, &self.turned])
     }
 }
 
@@ -48,8 +51,10 @@ pub(crate) fn run<T: Element>(
         }
     };
     let hidden = between.hidden.grown(total * rank);
-    let (x_view, a_view) = (view(x, total, features, features), view(a, rank, features, features));
-    par_gemm(view_mut(hidden, total, rank, rank), Write::Replace, 1.0, x_view, a_view.transpose());
+    let turned = between.turned.grown(a.len());
+    view_mut(turned, features, rank, rank).copy_from(view(a, rank, features, features).transpose());
+    let (x_view, a_view) = (view(x, total, features, features), view(turned, features, rank, rank));
+    few_columns::product(view_mut(hidden, total, rank, rank), 1.0, x_view, a_view);
     let d_hidden = between.d_hidden.grown(total * rank);
     let of_b = LinearInputs { x: hidden, dy, weight: Some(b) };
     backward(&problem.b(), options[1], of_b, Some(d_hidden), out.b, buffers);

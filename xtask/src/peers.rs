@@ -6,6 +6,7 @@
 
 mod correctness;
 mod environment;
+mod growth;
 mod participants;
 mod picture;
 mod statistics;
@@ -39,6 +40,10 @@ pub struct Arguments {
     /// Compare norms with the truth, per kind of layer, and time nothing.
     #[arg(long)]
     correctness: bool,
+    /// Our own passes alone, without peers: cost as the problem grows and as less of it trains, on one
+    /// thread.
+    #[arg(long, conflicts_with_all = ["quick", "only", "workload", "correctness", "threads"])]
+    growth: bool,
     /// Numbers of threads, each a table.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_parser = threads)]
     threads: Vec<usize>,
@@ -94,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = shell::root().join("runs/peers");
     std::fs::create_dir_all(&folder)?;
     let setting = Setting {
-        python: environment::install()?,
+        python: if arguments.growth { PathBuf::new() } else { environment::install()? },
         ours: worker::build_ours()?,
         folder,
         participants: participants::chosen(&arguments.only)?,
@@ -102,6 +107,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         format: arguments.dtype,
         memory_bytes: arguments.memory << 30,
     };
+    if arguments.growth {
+        return grow(&setting, arguments.rounds);
+    }
     if arguments.correctness {
         return check(&setting, &pick(&all, &[Group::Kind], &arguments.workload)?, arguments);
     }
@@ -127,6 +135,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         picture::draw(&timed, &record.join(format!("{name}.svg")))?;
     }
     Ok(())
+}
+
+fn grow(setting: &Setting, rounds: u32) -> Result<()> {
+    let grown = growth::measure(setting, 1, rounds)?;
+    let text = growth::page(setting, &grown, 1, &today());
+    println!("\n{text}");
+    let record = shell::root().join("benches/record");
+    for growth in &grown {
+        growth.draw(&record)?;
+    }
+    keep(&record, "growth.md", &text)
 }
 
 fn check(setting: &Setting, kinds: &[&Workload], arguments: &Arguments) -> Result<()> {

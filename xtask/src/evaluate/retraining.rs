@@ -100,9 +100,7 @@ pub fn measured<T: DeserializeOwned>(arguments: &Arguments, protocol: &str) -> R
         shell::run(shell::cargo().args(["build", "--release", "--example", "retraining"]))?;
         let mut example = Command::new(shell::root().join("target/release/examples/retraining"));
         example.args([task, protocol]).arg("--out").arg(&out);
-        // What a small model allocates over and over should not go back to the system.
-        example.env("MALLOC_MMAP_THRESHOLD_", "1073741824");
-        example.env("MALLOC_TRIM_THRESHOLD_", "2147483647");
+        shell::keep_memory(&mut example);
         example.env("CANDLE_NUM_THREADS", "1");
         if let Some(subsets) = arguments.subsets {
             example.args(["--subsets", &subsets.to_string()]);

@@ -192,7 +192,7 @@ fn short(message: &str) -> String {
 }
 
 /// The processor's own name for itself.
-fn processor() -> String {
+pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;

@@ -18,7 +18,7 @@ pub const STEPS: usize = 20;
 /// Passes of a participant that takes above so many milliseconds; the first that holds.
 const SLOW: [(f64, u32); 2] = [(20_000.0, 1), (5_000.0, 3)];
 /// Between passes: threads that wait for more work by spinning have given up by then.
-const REST: Duration = Duration::from_millis(15);
+pub const REST: Duration = Duration::from_millis(15);
 
 /// A workload's outcomes, in the order of the participants.
 pub struct Timed {
@@ -172,7 +172,7 @@ fn tolerance(format: Format) -> f64 {
 }
 
 /// On one thread the processor's time, which other programs do not lengthen; else the wall's.
-fn counted(pass: Pass, threads: usize) -> f64 {
+pub fn counted(pass: Pass, threads: usize) -> f64 {
     if threads == 1 { pass.cpu_ms } else { pass.wall_ms }
 }
 

@@ -72,11 +72,7 @@ impl Worker {
         for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
             command.env(variable, threads.to_string());
         }
-        // The C library's allocator keeps what is freed, as allocators made for training do;
-        // otherwise every pass pays for its pages anew.
-        command
-            .env("MALLOC_MMAP_THRESHOLD_", "33554432")
-            .env("MALLOC_TRIM_THRESHOLD_", "1073741824");
+        shell::keep_memory(&mut command);
         // As everywhere in this workspace; candle's own threads compute nothing here.
         command.env("CANDLE_NUM_THREADS", "1").env("PYTHONDONTWRITEBYTECODE", "1");
         let log = File::create(setting.folder.join(format!("{log}.log")))?;
