@@ -52,7 +52,7 @@ impl Library {
 
     /// For tiles and panels that a cache holds.
     fn for_small(a: MatRef<f32>) -> Self {
-        // faer's take twice as long where `a` is a transpose.
+        // faer's take up to 1.7 times as long where `a` is a transpose.
         if a.col_stride() == 1 { Self::Faer } else { Self::for_large() }
     }
 
