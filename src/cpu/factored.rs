@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::flush::{self, EDGE, Hashes};
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
-use super::narrow;
+use super::narrow::par_product;
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::{LinearInputs, Options};
@@ -157,7 +157,7 @@ impl Operands<'_> {
         let whole = runs(self.rows, flow).count() <= 1;
         let long = self.rows.total() >= LONG_RUN * runs(self.rows, flow).count();
         if !(whole || long) {
-            narrow::product(self.rows_of(dx, 0..self.rows.total()), 1.0, self.dy(), weight);
+            par_product(self.rows_of(dx, 0..self.rows.total()), 1.0, self.dy(), weight);
             return self.scale_dx(dx);
         }
         for (rows, flow) in runs(self.rows, flow) {
@@ -166,7 +166,7 @@ impl Operands<'_> {
             if flow == 0.0 {
                 out.fill(0.0);
             } else {
-                narrow::product(out, flow, dy, weight);
+                par_product(out, flow, dy, weight);
             }
         }
         if spans.len() > 1 {
@@ -250,7 +250,7 @@ impl Operands<'_> {
             let x = self.x().subcols(i.start, i.len());
             let p_i = signs.inputs.subrows(i.start, i.len());
             let (u, v) = (view_mut(left, total, k_o, k_o), view_mut(right, total, k_i, k_i));
-            rayon::join(|| narrow::product(u, 1.0, dy, p_o), || narrow::product(v, 1.0, x, p_i));
+            rayon::join(|| par_product(u, 1.0, dy, p_o), || par_product(v, 1.0, x, p_i));
             let (left, right) = (view(left, total, k_o, k_o), view(right, total, k_i, k_i));
             sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
                 let rows = self.rows.range(n);

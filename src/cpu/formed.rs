@@ -12,7 +12,7 @@ use faer::prelude::ReborrowMut;
 use faer::{MatMut, MatRef};
 
 use super::flush::{self, EDGE};
-use super::gemm::{Write, gemm, view, view_mut};
+use super::gemm::{Write, gemm, row_mut, view, view_mut};
 use super::narrow;
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
@@ -363,7 +363,8 @@ impl<F: Form> Walk<'_, F> {
             for o in piece.outputs {
                 let r = o - at.outputs.start;
                 let row = &tile[r * stride + first..r * stride + last];
-                flush::add_scaled(row_mut(&mut total.dw, r, first..last), weight, row);
+                let out = &mut row_mut(total.dw.rb_mut(), r)[first..last];
+                flush::add_scaled(out, weight, row);
             }
         }
     }
@@ -388,20 +389,13 @@ impl Total<'_> {
     fn add_band(&mut self, first: usize, weight: f32, band: &[f32]) {
         let (columns, stride) = (self.dw.ncols(), band.len() / EDGE);
         for (r, row) in (first..self.dw.nrows()).zip(band.chunks_exact(stride)) {
-            let out = row_mut(&mut self.dw, r, 0..columns);
+            let out = &mut row_mut(self.dw.rb_mut(), r)[..columns];
             match self.write {
                 Write::Replace => out.iter_mut().zip(row).for_each(|(out, g)| *out = weight * g),
                 Write::Add => flush::add_scaled(out, weight, row),
             }
         }
     }
-}
-
-/// Part of row `r` of a row-major view.
-fn row_mut<'a>(view: &'a mut MatMut<f32>, r: usize, columns: Range<usize>) -> &'a mut [f32] {
-    let columns_first = view.rb_mut().transpose_mut();
-    let contiguous = columns_first.try_as_col_major_mut().expect("dw is row-major");
-    &mut contiguous.col_mut(r).as_slice_mut()[columns]
 }
 
 /// `sketch += scale · P_oᵀ · tile · P_i`.

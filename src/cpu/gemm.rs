@@ -23,6 +23,20 @@ pub(crate) fn view_mut(
     MatMut::from_column_major_slice_with_stride_mut(data, columns, rows, stride).transpose_mut()
 }
 
+/// Row `r` of a row-major view.
+#[inline(always)]
+pub(crate) fn row<'a>(view: MatRef<'a, f32>, r: usize) -> &'a [f32] {
+    let columns_first = view.transpose().try_as_col_major().expect("row-major");
+    columns_first.col(r).as_slice()
+}
+
+/// As [`row`], to be written.
+#[inline(always)]
+pub(crate) fn row_mut<'a>(view: MatMut<'a, f32>, r: usize) -> &'a mut [f32] {
+    let columns_first = view.transpose_mut().try_as_col_major_mut().expect("row-major");
+    columns_first.col_mut(r).as_slice_mut()
+}
+
 /// Whether a product replaces what was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {

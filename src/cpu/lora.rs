@@ -3,7 +3,7 @@
 use super::buffers::{narrow, same_mut, widened};
 use super::gemm::{view, view_mut};
 use super::linear::{Buffers, Wide, backward};
-use super::narrow as few_columns;
+use super::narrow::par_product;
 use super::workspace::{Grow, bytes};
 use crate::ops::{LinearInputs, LoraInputs, LoraOutputs, Options};
 use crate::problem::{Element, Lora};
@@ -54,7 +54,7 @@ pub(crate) fn run<T: Element>(
     let turned = between.turned.grown(a.len());
     view_mut(turned, features, rank, rank).copy_from(view(a, rank, features, features).transpose());
     let (x_view, a_view) = (view(x, total, features, features), view(turned, features, rank, rank));
-    few_columns::product(view_mut(hidden, total, rank, rank), 1.0, x_view, a_view);
+    par_product(view_mut(hidden, total, rank, rank), 1.0, x_view, a_view);
     let d_hidden = between.d_hidden.grown(total * rank);
     let of_b = LinearInputs { x: hidden, dy, weight: Some(b) };
     backward(&problem.b(), options[1], of_b, Some(d_hidden), out.b, buffers);

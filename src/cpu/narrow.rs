@@ -3,10 +3,9 @@
 //! A GEMM library copies both operands into an order of its own first. With so few columns that
 //! costs about as much as the product, so here the rows are read where they lie.
 
-use faer::prelude::ReborrowMut;
 use faer::{MatMut, MatRef};
 
-use super::gemm::{Write, par_gemm};
+use super::gemm::{Write, gemm, par_gemm};
 
 /// Columns that one pass over the rows takes: two vectors of 8.
 const COLUMNS: usize = 16;
@@ -16,56 +15,56 @@ const MOST: usize = 64;
 /// of a multiply-add.
 const ROWS: usize = 4;
 
-/// `c = alpha · a · b` on all threads of the current rayon pool. Quick for row-major views of 16, 32,
-/// 48 or 64 columns; everything else is the library's.
+/// `c = alpha · a · b` on this thread, which starts no rayon task. Quick for row-major views of 16,
+/// 32, 48 or 64 columns; everything else is the library's.
 pub(crate) fn product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = pulp::x86::V3::try_new()
-        && b.ncols().is_multiple_of(COLUMNS)
-        && b.ncols() <= MOST
-        && a.col_stride() == 1
-        && b.col_stride() == 1
-        && c.col_stride() == 1
+        && is_quick(&c, a, b)
     {
-        return share(simd, c, alpha, a, b);
+        return simd.vectorize(avx2::Product { simd, c, alpha, a, b });
     }
-    par_gemm(c, Write::Replace, alpha, a, b);
+    gemm(c, Write::Replace, alpha, a, b);
 }
 
-/// Halves the rows until each thread has some.
-#[cfg(target_arch = "x86_64")]
-fn share(simd: pulp::x86::V3, c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+/// As [`product`], on all threads of the current rayon pool. However it is cut, the bits are the same.
+pub(crate) fn par_product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
     /// Multiply-adds worth a task.
     const WORTH: usize = 1 << 18;
+    if !is_quick(&c, a, b) {
+        return par_gemm(c, Write::Replace, alpha, a, b);
+    }
     let rows = a.nrows();
     let half = (rows / 2).next_multiple_of(ROWS);
     if rayon::current_num_threads() > 1 && half < rows && rows * a.ncols() * b.ncols() > WORTH {
         let ((c0, c1), (a0, a1)) = (c.split_at_row_mut(half), a.split_at_row(half));
-        rayon::join(|| share(simd, c0, alpha, a0, b), || share(simd, c1, alpha, a1, b));
+        rayon::join(|| par_product(c0, alpha, a0, b), || par_product(c1, alpha, a1, b));
         return;
     }
-    simd.vectorize(avx2::Product { simd, c, alpha, a, b });
+    product(c, alpha, a, b);
 }
 
-/// Row `r` of a row-major view.
-#[inline(always)]
-fn row<'a>(view: MatRef<'a, f32>, r: usize) -> &'a [f32] {
-    let columns_first = view.transpose().try_as_col_major().expect("row-major");
-    columns_first.col(r).as_slice()
+/// Whether this processor and these views have the quick way.
+fn is_quick(c: &MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>) -> bool {
+    let few = b.ncols().is_multiple_of(COLUMNS) && b.ncols() <= MOST;
+    let row_major = a.col_stride() == 1 && b.col_stride() == 1 && c.col_stride() == 1;
+    has_vectors() && few && row_major
 }
 
-/// As [`row`], to be written.
-#[inline(always)]
-fn row_mut<'a>(view: MatMut<'a, f32>, r: usize) -> &'a mut [f32] {
-    let columns_first = view.transpose_mut().try_as_col_major_mut().expect("row-major");
-    columns_first.col_mut(r).as_slice_mut()
+fn has_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return pulp::x86::V3::try_new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use pulp::{cast, f32x8, x86::V3};
 
-    use super::{COLUMNS, MatMut, MatRef, ROWS, ReborrowMut, row, row_mut};
+    use super::{COLUMNS, MatMut, MatRef, ROWS};
+    use crate::cpu::gemm::{row, row_mut};
+    use faer::prelude::ReborrowMut;
 
     pub(super) struct Product<'a> {
         pub(super) simd: V3,
@@ -130,7 +129,7 @@ mod tests {
                 let (wide, apart) = (depth + 2, columns + 5);
                 let (a, b) = (numbers(rows * wide, 3), numbers(depth * columns, 7));
                 let mut c = vec![f32::NAN; rows * apart];
-                product(
+                par_product(
                     view_mut(&mut c, rows, columns, apart),
                     2.0,
                     view(&a, rows, depth, wide),
