@@ -170,6 +170,30 @@ fn everything_comes_back() {
 }
 
 #[test]
+fn phases_are_whole_segments_and_add_up() {
+    let (dir, ledger) = created(12, 3);
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    // Of four segments the first two end in the first half of the steps.
+    let phases = reader.phases(2).unwrap();
+    for (phase, steps) in phases.iter().zip([0..6, 6..12]) {
+        let mut live = info().accumulator().unwrap();
+        steps.for_each(|step| live.add(&record(step)).unwrap());
+        assert_eq!(live.ids(), phase.ids());
+        for &id in live.ids() {
+            for (a, b) in live.sketch(id).unwrap().iter().zip(phase.sketch(id).unwrap()) {
+                assert!((a - b).abs() < 1e-7, "{a} and {b}");
+            }
+        }
+    }
+    assert_eq!(reader.phases(1).unwrap(), [ledger.accumulator().clone()]);
+    assert_eq!(reader.phases(4).unwrap().len(), 4);
+    for count in [0, 5] {
+        let error = reader.phases(count).unwrap_err().to_string();
+        assert!(error.contains("1 to 4"), "{error}");
+    }
+}
+
+#[test]
 fn any_parquet_reader_sums_the_influence() {
     let (dir, ledger) = created(6, 2);
     let mut sums = BTreeMap::new();

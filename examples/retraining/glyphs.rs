@@ -35,7 +35,7 @@ const DRAWS: usize = 8;
 const CHUNK: usize = 64;
 /// Of the recorded run, and the first of those retrained with.
 const RECORDED_SEED: u64 = 1;
-/// Points of the run, the end among them, at which queries are asked.
+/// Phases of the run, at the end of each of which queries are asked.
 const CHECKPOINTS: u64 = 4;
 
 /// What is kept of each block's gradient; the run is repeated for each, the same bit by bit.
@@ -250,6 +250,7 @@ impl Glyphs {
         let recorder = Recorder::new(kind, SKETCH_SEED)?;
         let mut record = None;
         let mut checkpoints = Vec::new();
+        let mut phases: Vec<Accumulator> = Vec::new();
         let all = vec![true; self.train.len()];
         let model = self.train(&all, RECORDED_SEED, recorder, |step, model, made| {
             if record.is_none() {
@@ -259,7 +260,12 @@ impl Glyphs {
             if done < STEPS && done.is_multiple_of(STEPS / CHECKPOINTS) {
                 checkpoints.push(model.gradients(self, &self.queries)?);
             }
-            Ok(record.as_mut().expect("just made").add(made)?)
+            let record = record.as_mut().expect("just made");
+            if step * CHECKPOINTS / STEPS == phases.len() as u64 {
+                phases.push(record.like());
+            }
+            phases.last_mut().expect("the first step begins one").add(made)?;
+            Ok(record.add(made)?)
         })?;
         let record = record.expect("a run has steps");
         let queries = model.gradients(self, &self.queries)?;
@@ -268,7 +274,9 @@ impl Glyphs {
         end.add(&self.at_the_end(&model, record.blocks())?)?;
         let averaged = (0..queries.len()).map(|q| average(checkpoints.iter().map(|it| &it[q])));
         let averaged = averaged.collect();
-        let parts = vec![Part { record, end, queries, averaged }];
+        let at = |q: usize| checkpoints.iter().map(|it| it[q].clone()).collect();
+        let asked = (0..queries.len()).map(at).collect();
+        let parts = vec![Part { record, end, queries, averaged, phases, asked }];
         Ok(Evidence { storage: storage.to_owned(), reference: false, parts })
     }
 

@@ -1,7 +1,7 @@
 //! Scores of every training sample for every query.
 
 use anyhow::Result;
-use gradroute::provenance::{Accumulator, Scorer, Similarity};
+use gradroute::provenance::{Accumulator, Influence, PhasedScorer, Scorer, Similarity};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -75,7 +75,38 @@ pub fn all(evidence: &Evidence) -> Result<Vec<Scores>> {
         add("whitened, queries at checkpoints", damping, Seen::Averaged, Similarity::Dot)?;
         add("TRAK", damping, Seen::End, Similarity::Dot)?;
     }
+    let phased = evidence.parts.iter().all(|part| !part.phases.is_empty());
+    for damping in DAMPINGS.into_iter().filter(|_| phased) {
+        let (storage, name) = (evidence.storage.clone(), "whitened, by phases");
+        let method = Method { storage, name, damping: Some(damping), extra_pass: false };
+        scores.push(Scores { method, values: by_phases(evidence, damping)? });
+    }
     Ok(scores)
+}
+
+/// Scores `[queries][samples]` by phases of the run, the parts added up.
+fn by_phases(evidence: &Evidence, damping: f64) -> Result<Vec<Vec<f64>>> {
+    let mut values = nothing(evidence);
+    for part in &evidence.parts {
+        let scorer = PhasedScorer::whitened(&part.phases, damping)?;
+        values.par_iter_mut().zip(&part.asked).try_for_each(|(values, queries)| {
+            add_to(values, &scorer.scores(queries, Similarity::Dot)?);
+            anyhow::Ok(())
+        })?;
+    }
+    Ok(values)
+}
+
+/// A score of 0 of every sample for every query.
+fn nothing(evidence: &Evidence) -> Vec<Vec<f64>> {
+    let first = &evidence.parts[0];
+    vec![vec![0.0; first.record.len()]; first.queries.len()]
+}
+
+fn add_to(values: &mut [f64], influence: &Influence) {
+    for (&id, score) in influence.ids().iter().zip(influence.total()) {
+        values[id as usize] += score;
+    }
 }
 
 /// Scores `[queries][samples]`, the parts added up.
@@ -85,9 +116,7 @@ fn compare(
     seen: Seen,
     similarity: Similarity,
 ) -> Result<Vec<Vec<f64>>> {
-    let queries = evidence.parts[0].queries.len();
-    let samples = evidence.parts[0].record.len();
-    let mut values = vec![vec![0.0; samples]; queries];
+    let mut values = nothing(evidence);
     for part in &evidence.parts {
         let accumulator = seen.accumulator(part);
         let scorer = match damping {
@@ -95,10 +124,7 @@ fn compare(
             None => Scorer::plain(accumulator),
         };
         values.par_iter_mut().zip(seen.queries(part)).try_for_each(|(values, query)| {
-            let influence = scorer.scores(query, similarity)?;
-            for (&id, score) in influence.ids().iter().zip(influence.total()) {
-                values[id as usize] += score;
-            }
+            add_to(values, &scorer.scores(query, similarity)?);
             anyhow::Ok(())
         })?;
     }

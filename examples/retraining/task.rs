@@ -51,6 +51,10 @@ pub struct Part {
     pub queries: Vec<Vec<f32>>,
     /// The queries' gradients, averaged over checkpoints of the run.
     pub averaged: Vec<Vec<f32>>,
+    /// The record by phases of the run; none where it was not kept so.
+    pub phases: Vec<Accumulator>,
+    /// The queries' gradients at the end of each phase, `[queries][phases]`.
+    pub asked: Vec<Vec<Vec<f32>>>,
 }
 
 /// Mean of vectors of the same length.

@@ -2,7 +2,7 @@
 //!
 //! A training loop yields one [`StepRecord`] per step. The [`Accumulator`] adds them up to the
 //! influence of every sample on every block, in memory that does not grow with the number of
-//! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
+//! steps; queries on it are in [`Scorer`], [`PhasedScorer`], [`Whitening`], [`GroupInfluence`] and
 //! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
 //! `ledger` writes the same records to disk and reads them back, and `query` answers from there,
 //! each answer with what it rests on; `index` holds more samples than fit into memory.
@@ -39,6 +39,7 @@ pub mod index;
 mod influence;
 #[cfg(feature = "ledger")]
 pub mod ledger;
+mod phases;
 #[cfg(feature = "ledger")]
 pub mod query;
 mod record;
@@ -56,6 +57,7 @@ pub use draws::{Draw, Query};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
 pub use influence::{Influence, Scorer, Similarity};
+pub use phases::PhasedScorer;
 pub use record::StepRecord;
 pub use uncertainty::{Estimate, deviation};
 pub use whitening::Whitening;

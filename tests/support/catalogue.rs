@@ -225,6 +225,8 @@ pub fn everything<B: Tested>(exact: bool) -> Vec<Named> {
         [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()].concat();
     // More samples than a warp has lanes, twice over.
     all.push(linear(Rows::uniform(70, 2).unwrap(), 17, 33, true));
+    // The most rows whose norm comes from their products with each other, and more than one group of 16.
+    all.push(linear(Rows::new([0, 20, 20, 52]).unwrap(), 17, 33, true));
     covered::<B>(all)
 }
 

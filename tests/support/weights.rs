@@ -38,6 +38,10 @@ pub enum Pattern {
 /// Number of categories in every pattern.
 pub const CATEGORIES: usize = 3;
 
+/// Categories of samples one after the other: some are their neighbour's, most are not, and the first two
+/// share theirs but no gate.
+const NEIGHBOURS: [u32; 5] = [1, 1, 0, 2, 0];
+
 impl Pattern {
     pub const ALL: [Self; 11] = [
         Self::None,
@@ -104,7 +108,7 @@ impl Pattern {
     fn gates(self, samples: usize) -> Option<Vec<f32>> {
         let gates: &[f32] = match self {
             Self::Fractional => &[1.0, 0.5],
-            Self::Mixed => &[0.5, 0.0, 2.0],
+            Self::Mixed => &[0.5, 2.0, 0.0],
             _ => return None,
         };
         Some((0..samples).map(|n| gates[n % gates.len()]).collect())
@@ -117,8 +121,7 @@ impl Pattern {
         case.name = format!("{} / {self:?}", case.name);
         for (shape, setup) in case.problem.layers().into_iter().zip(&mut case.layers) {
             setup.routing = self.routing(shape, &mut random);
-            // Samples of a category are not adjacent.
-            setup.categories = (0..samples).map(|n| ((n * 2 + 1) % CATEGORIES) as u32).collect();
+            setup.categories = (0..samples).map(|n| NEIGHBOURS[n % NEIGHBOURS.len()]).collect();
             setup.gates = self.gates(samples);
         }
     }
@@ -140,7 +143,8 @@ pub fn sketches() -> [SketchKind; 6] {
     [
         SketchKind::TwoSided { outputs: 16, inputs: 16 },
         SketchKind::TwoSided { outputs: 3, inputs: 5 },
-        SketchKind::TwoSided { outputs: 2, inputs: 130 },
+        // Wider than a word of signs, on both sides.
+        SketchKind::TwoSided { outputs: 34, inputs: 130 },
         SketchKind::Count { buckets: 64 },
         SketchKind::Count { buckets: 192 },
         SketchKind::Count { buckets: 256 },

@@ -4,7 +4,8 @@
 //! compiles what changed to PTX, and runs the op suite on it under softcuda until something fails. The
 //! suite is built once, in a copy of the tree whose kernels are read from a folder when it runs; all of
 //! it lies in `target/mutants`, and what was found is kept there, so that a run that was stopped goes on.
-//! The table goes to `benches/record/cuda-mutants.md`.
+//! What was caught is tested anew when the kernels change, what survived at every run: tests grow. The table
+//! goes to `benches/record/cuda-mutants.md`.
 
 mod list;
 mod suite;
@@ -28,7 +29,7 @@ const FOLDER: &str = "target/mutants";
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Found {
-    /// What it was tested with: its own text, the kernels, the tests.
+    /// What it was tested on: its own text and the kernels.
     key: String,
     /// The test that failed, and what softcuda said; `None`: all passed.
     caught: Option<Caught>,
@@ -42,7 +43,7 @@ struct Caught {
     check: Option<String>,
 }
 
-/// Tests all mutants, or those whose name holds a word, that were not tested as they are.
+/// Tests all mutants, or those whose name holds a word, that were not caught as they are.
 pub fn run(only: Option<&str>) -> Result<()> {
     let mutants = list::read(&shell::root().join(list::FILE))?;
     list::check(&mutants, &shell::root())?;
@@ -78,7 +79,7 @@ struct Workshop {
     suite: Suite,
     /// Names of the kernel sources.
     sources: Vec<String>,
-    /// Of the kernels as they are, and of what tests them.
+    /// Of the kernels as they are.
     stamp: String,
 }
 
@@ -94,14 +95,13 @@ impl Workshop {
             .filter_map(|file| file.strip_suffix(".cu").map(String::from))
             .collect();
         sources.sort();
-        let stamp =
-            blake3::hash(&[digest(&kernels)?, suite.digest()?].concat()).to_hex().to_string();
+        let stamp = digest(&kernels)?;
         let workshop = Self { folder, nvcc, suite, sources, stamp };
         workshop.base()?;
         Ok(workshop)
     }
 
-    /// What a mutant is tested with, in short.
+    /// What a mutant is tested on, in short.
     fn key(&self, mutant: &Mutant) -> String {
         let text = format!("{} {} {} {}", self.stamp, mutant.file, mutant.from, mutant.to);
         blake3::hash(text.as_bytes()).to_hex().to_string()
@@ -127,7 +127,7 @@ impl Workshop {
         Ok(std::fs::write(stamp, &self.stamp)?)
     }
 
-    /// Tests what was not tested, some at a time, and keeps each result at once.
+    /// Tests what was not caught yet, some at a time, and keeps each result at once.
     fn test_all(&self, chosen: &[&Mutant]) -> Result<BTreeMap<String, Found>> {
         let found = Mutex::new(self.state()?);
         let style = "{bar:30} {pos}/{len}, {elapsed}, {eta} to go";
@@ -138,7 +138,8 @@ impl Workshop {
             while let Some(mutant) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let key = self.key(mutant);
                 let known = |found: &BTreeMap<String, Found>| {
-                    found.get(&mutant.name).is_some_and(|found| found.key == key)
+                    let found = found.get(&mutant.name);
+                    found.is_some_and(|found| found.key == key && found.caught.is_some())
                 };
                 if !known(&found.lock().expect("no worker panics")) {
                     let caught = self.test(mutant, worker);
@@ -225,13 +226,13 @@ fn fresh(folder: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(folder)?)
 }
 
-/// Of all files under a folder.
-fn digest(folder: &Path) -> Result<Vec<u8>> {
+/// Of all files under a folder, in hexadecimal digits.
+fn digest(folder: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for file in &list::files(folder)? {
         hasher.update(file.as_bytes()).update(&std::fs::read(folder.join(file))?);
     }
-    Ok(hasher.finalize().as_bytes().to_vec())
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 impl std::fmt::Display for Caught {

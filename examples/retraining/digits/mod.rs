@@ -206,7 +206,7 @@ impl Recorded {
                 let averaged = (0..QUERIES).map(|q| average(checkpoints.iter().map(|it| &it[q])));
                 let averaged = averaged.collect();
                 let queries = checkpoints.last().expect("asked at the end").clone();
-                Part { record, end, queries, averaged }
+                Part { record, end, queries, averaged, phases: Vec::new(), asked: Vec::new() }
             };
             evidence.push(Evidence {
                 storage: name.to_owned(),

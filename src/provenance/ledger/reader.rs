@@ -8,8 +8,8 @@ use super::files::{bad, io};
 use super::info::RunInfo;
 use super::manifest::{Entry, FileEntry, Manifest, RUN_FILES, checkpoint_dir};
 use super::segment::{merge_segment, read_events, read_samples, stream_sketches};
-use crate::Result;
 use crate::provenance::Accumulator;
+use crate::{Error, Result};
 
 /// What was committed when it was opened; a writer may go on meanwhile.
 #[derive(Debug)]
@@ -83,6 +83,28 @@ impl LedgerReader {
             merge_segment(&mut total, &influence, &norms)?;
         }
         Ok(total)
+    }
+
+    /// `A_n` of `count` phases of as many steps each, up to whole segments: a segment belongs to the phase
+    /// that its last step lies in. Their sum is [`LedgerReader::accumulator`] but for rounding. For
+    /// [`PhasedScorer`](crate::provenance::PhasedScorer).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when `count` is 0 or larger than the number of segments;
+    /// otherwise as [`LedgerReader::accumulator`].
+    pub fn phases(&self, count: usize) -> Result<Vec<Accumulator>> {
+        let segments = self.segments().count();
+        if count == 0 || count > segments {
+            let expected = format!("1 to {segments}, the number of segments");
+            return Err(Error::argument("count", expected, count));
+        }
+        let mut phases = vec![self.info.accumulator()?; count];
+        for entry in self.segments() {
+            let last = entry.steps.map_or(0, |[_, last]| last);
+            let phase = (u128::from(last) * count as u128 / u128::from(self.next_step())) as usize;
+            phases[phase].merge(&self.delta(entry)?)?;
+        }
+        Ok(phases)
     }
 
     /// Reads every file and compares size and digest with the manifest. Checkpoints that were

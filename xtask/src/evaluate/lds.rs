@@ -147,7 +147,7 @@ fn digits(rows: &[Row]) -> Result<Vec<Claim>> {
 fn glyphs(rows: &[Row]) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
     for storage in [TWO_SIDED, COUNT] {
-        let row = find(rows, storage, "whitened")?;
+        let row = find(rows, storage, "whitened, by phases")?;
         claims.push(at_least(row, D_TRAK));
         let trak = find(rows, storage, "TRAK")?;
         let difference: Vec<f64> =
@@ -235,4 +235,6 @@ Every fourth query chooses the damping, the others judge.
 - **whitened**: the same under the inverse of the record's damped second moment, block by block.
 - **by self-influence**: divided by the root of the sample's influence on itself.
 - **queries at checkpoints**: the query's gradient averaged over checkpoints of the run.
+- **by phases**: the run's record in phases that end at these checkpoints, each under its own whitening and \
+  against the query's gradient at its end, all of them in units of their own size and added up.
 ";

@@ -61,16 +61,6 @@ impl Suite {
         Ok(Self { softcuda, programs: [program("cuda_probe")?, program("ops")?] })
     }
 
-    /// Of everything that a result depends on beside the kernels.
-    pub fn digest(&self) -> Result<Vec<u8>> {
-        let library = self.softcuda.with_file_name("libsoftcuda.so");
-        let mut hasher = blake3::Hasher::new();
-        for file in self.programs.iter().chain([&library]) {
-            hasher.update(&std::fs::read(file)?);
-        }
-        Ok(hasher.finalize().as_bytes().to_vec())
-    }
-
     /// Runs tests on the kernels of a folder until one fails: the named ones on the problems whose name
     /// holds a word, or all.
     pub fn run(
