@@ -31,16 +31,13 @@ pub enum Pattern {
     Both,
     /// One region of two crossing bands, outputs and inputs.
     Cross,
-    /// Three regions of all kinds, with gates, one of them closed.
+    /// Three regions of all kinds, with gates, one of them closed; neighbours of one category have
+    /// different gates.
     Mixed,
 }
 
 /// Number of categories in every pattern.
 pub const CATEGORIES: usize = 3;
-
-/// Categories of samples one after the other: some are their neighbour's, most are not, and the first two
-/// share theirs but no gate.
-const NEIGHBOURS: [u32; 5] = [1, 1, 0, 2, 0];
 
 impl Pattern {
     pub const ALL: [Self; 11] = [
@@ -105,6 +102,11 @@ impl Pattern {
         Some(LayerRouting::new(regions, CATEGORIES, route, flow).unwrap())
     }
 
+    fn categories(self, samples: usize) -> Vec<u32> {
+        let order: &[u32] = if self == Self::Mixed { &[1, 1, 0, 2, 0] } else { &[1, 0, 2] };
+        (0..samples).map(|n| order[n % order.len()]).collect()
+    }
+
     fn gates(self, samples: usize) -> Option<Vec<f32>> {
         let gates: &[f32] = match self {
             Self::Fractional => &[1.0, 0.5],
@@ -121,7 +123,7 @@ impl Pattern {
         case.name = format!("{} / {self:?}", case.name);
         for (shape, setup) in case.problem.layers().into_iter().zip(&mut case.layers) {
             setup.routing = self.routing(shape, &mut random);
-            setup.categories = (0..samples).map(|n| NEIGHBOURS[n % NEIGHBOURS.len()]).collect();
+            setup.categories = self.categories(samples);
             setup.gates = self.gates(samples);
         }
     }
