@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::data::{Conditions, Dataset, Order, Plant, SIDE, Sample};
 use crate::diffusion::{Purpose, noise, noised, stratified_levels, stream};
 use crate::model::{Size, UNet};
-use crate::task::{Categories, Evidence, Part, Task, average};
+use crate::task::{Categories, Evidence, Part, Task, by_query};
 
 const UNROUTED: &str = include_str!("../glyph_diffusion/policies/unrouted.toml");
 const SIZE: Size = Size { widths: [8, 16, 16], own: [0, 0, 0], embed: 32 };
@@ -248,35 +248,25 @@ impl Glyphs {
     fn record_by(&self, storage: &str, kind: SketchKind) -> Result<Evidence> {
         println!("recording by {storage} …");
         let recorder = Recorder::new(kind, SKETCH_SEED)?;
-        let mut record = None;
-        let mut checkpoints = Vec::new();
-        let mut phases: Vec<Accumulator> = Vec::new();
+        let (mut phases, mut checkpoints) = (Vec::<Accumulator>::new(), Vec::new());
+        let length = STEPS / CHECKPOINTS;
         let all = vec![true; self.train.len()];
         let model = self.train(&all, RECORDED_SEED, recorder, |step, model, made| {
-            if record.is_none() {
-                record = Some(Accumulator::new(made.blocks, model.recorder.sketch_len())?);
+            if step.is_multiple_of(length) {
+                phases.push(Accumulator::new(made.blocks, model.recorder.sketch_len())?);
             }
             let done = step + 1;
-            if done < STEPS && done.is_multiple_of(STEPS / CHECKPOINTS) {
+            if done < STEPS && done.is_multiple_of(length) {
                 checkpoints.push(model.gradients(self, &self.queries)?);
             }
-            let record = record.as_mut().expect("just made");
-            if step * CHECKPOINTS / STEPS == phases.len() as u64 {
-                phases.push(record.like());
-            }
-            phases.last_mut().expect("the first step begins one").add(made)?;
-            Ok(record.add(made)?)
+            Ok(phases.last_mut().expect("the first step begins one").add(made)?)
         })?;
-        let record = record.expect("a run has steps");
-        let queries = model.gradients(self, &self.queries)?;
-        checkpoints.push(queries.clone());
+        checkpoints.push(model.gradients(self, &self.queries)?);
+        let mut record = phases[0].like();
+        phases.iter().try_for_each(|phase| record.merge(phase))?;
         let mut end = record.like();
         end.add(&self.at_the_end(&model, record.blocks())?)?;
-        let averaged = (0..queries.len()).map(|q| average(checkpoints.iter().map(|it| &it[q])));
-        let averaged = averaged.collect();
-        let at = |q: usize| checkpoints.iter().map(|it| it[q].clone()).collect();
-        let asked = (0..queries.len()).map(at).collect();
-        let parts = vec![Part { record, end, queries, averaged, phases, asked }];
+        let parts = vec![Part { record, end, phases, asked: by_query(&checkpoints) }];
         Ok(Evidence { storage: storage.to_owned(), reference: false, parts })
     }
 

@@ -1,11 +1,11 @@
 //! Scores of every training sample for every query.
 
-use anyhow::Result;
-use gradroute::provenance::{Accumulator, Influence, PhasedScorer, Scorer, Similarity};
+use anyhow::{Context, Result};
+use gradroute::provenance::{Influence, PhasedScorer, Scorer, Similarity};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::task::{Evidence, Part};
+use crate::task::{Evidence, Part, average};
 
 /// Damping is tried at these multiples of the mean diagonal.
 const DAMPINGS: [f64; 7] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
@@ -34,17 +34,9 @@ enum Seen {
     Record,
     /// The record, with queries averaged over checkpoints.
     Averaged,
+    /// The record phase by phase, with queries at the end of each.
+    Phases,
     End,
-}
-
-impl Seen {
-    fn accumulator(self, part: &Part) -> &Accumulator {
-        if let Self::End = self { &part.end } else { &part.record }
-    }
-
-    fn queries(self, part: &Part) -> &[Vec<f32>] {
-        if let Self::Averaged = self { &part.averaged } else { &part.queries }
-    }
 }
 
 /// All scores of one storage.
@@ -74,39 +66,11 @@ pub fn all(evidence: &Evidence) -> Result<Vec<Scores>> {
         add("whitened, by self-influence", damping, Seen::Record, Similarity::SelfInfluence)?;
         add("whitened, queries at checkpoints", damping, Seen::Averaged, Similarity::Dot)?;
         add("TRAK", damping, Seen::End, Similarity::Dot)?;
-    }
-    let phased = evidence.parts.iter().all(|part| !part.phases.is_empty());
-    for damping in DAMPINGS.into_iter().filter(|_| phased) {
-        let (storage, name) = (evidence.storage.clone(), "whitened, by phases");
-        let method = Method { storage, name, damping: Some(damping), extra_pass: false };
-        scores.push(Scores { method, values: by_phases(evidence, damping)? });
+        if evidence.parts.iter().all(|part| !part.phases.is_empty()) {
+            add("whitened, by phases", damping, Seen::Phases, Similarity::Dot)?;
+        }
     }
     Ok(scores)
-}
-
-/// Scores `[queries][samples]` by phases of the run, the parts added up.
-fn by_phases(evidence: &Evidence, damping: f64) -> Result<Vec<Vec<f64>>> {
-    let mut values = nothing(evidence);
-    for part in &evidence.parts {
-        let scorer = PhasedScorer::whitened(&part.phases, damping)?;
-        values.par_iter_mut().zip(&part.asked).try_for_each(|(values, queries)| {
-            add_to(values, &scorer.scores(queries, Similarity::Dot)?);
-            anyhow::Ok(())
-        })?;
-    }
-    Ok(values)
-}
-
-/// A score of 0 of every sample for every query.
-fn nothing(evidence: &Evidence) -> Vec<Vec<f64>> {
-    let first = &evidence.parts[0];
-    vec![vec![0.0; first.record.len()]; first.queries.len()]
-}
-
-fn add_to(values: &mut [f64], influence: &Influence) {
-    for (&id, score) in influence.ids().iter().zip(influence.total()) {
-        values[id as usize] += score;
-    }
 }
 
 /// Scores `[queries][samples]`, the parts added up.
@@ -116,17 +80,55 @@ fn compare(
     seen: Seen,
     similarity: Similarity,
 ) -> Result<Vec<Vec<f64>>> {
-    let mut values = nothing(evidence);
+    let first = &evidence.parts[0];
+    let mut values = vec![vec![0.0; first.record.len()]; first.asked.len()];
     for part in &evidence.parts {
-        let accumulator = seen.accumulator(part);
-        let scorer = match damping {
-            Some(damping) => Scorer::whitened(accumulator, damping)?,
-            None => Scorer::plain(accumulator),
-        };
-        values.par_iter_mut().zip(seen.queries(part)).try_for_each(|(values, query)| {
-            add_to(values, &scorer.scores(query, similarity)?);
+        let judge = Judge::new(part, damping, seen)?;
+        values.par_iter_mut().zip(&part.asked).try_for_each(|(values, asked)| {
+            let influence = judge.scores(asked, similarity)?;
+            for (&id, score) in influence.ids().iter().zip(influence.total()) {
+                values[id as usize] += score;
+            }
             anyhow::Ok(())
         })?;
     }
     Ok(values)
+}
+
+/// What compares a part's samples with queries.
+enum Judge<'a> {
+    /// With the query's gradient at the end.
+    Last(Scorer<'a>),
+    /// With the mean of its gradients at the checkpoints.
+    Mean(Scorer<'a>),
+    Phases(PhasedScorer<'a>),
+}
+
+impl<'a> Judge<'a> {
+    fn new(part: &'a Part, damping: Option<f64>, seen: Seen) -> Result<Self> {
+        let scorer = |accumulator| match damping {
+            Some(damping) => Scorer::whitened(accumulator, damping),
+            None => Ok(Scorer::plain(accumulator)),
+        };
+        Ok(match seen {
+            Seen::Record => Self::Last(scorer(&part.record)?),
+            Seen::End => Self::Last(scorer(&part.end)?),
+            Seen::Averaged => Self::Mean(scorer(&part.record)?),
+            Seen::Phases => {
+                let damping = damping.context("phases are compared whitened")?;
+                Self::Phases(PhasedScorer::whitened(&part.phases, damping)?)
+            }
+        })
+    }
+
+    /// `asked`: the query's gradients at the checkpoints.
+    fn scores(&self, asked: &[Vec<f32>], similarity: Similarity) -> Result<Influence> {
+        Ok(match self {
+            Self::Last(scorer) => {
+                scorer.scores(asked.last().context("asked at the end")?, similarity)?
+            }
+            Self::Mean(scorer) => scorer.scores(&average(asked), similarity)?,
+            Self::Phases(scorer) => scorer.scores(asked, similarity)?,
+        })
+    }
 }

@@ -47,18 +47,20 @@ pub struct Part {
     pub record: Accumulator,
     /// Gradients of all samples at the end of training: another pass over the data.
     pub end: Accumulator,
-    /// The queries' gradients at the end of training.
-    pub queries: Vec<Vec<f32>>,
-    /// The queries' gradients, averaged over checkpoints of the run.
-    pub averaged: Vec<Vec<f32>>,
-    /// The record by phases of the run; none where it was not kept so.
+    /// The record by phases of the run that end at its checkpoints; none where it was not kept so.
     pub phases: Vec<Accumulator>,
-    /// The queries' gradients at the end of each phase, `[queries][phases]`.
+    /// The queries' gradients, `[queries][checkpoints]`, the last one at the end of training.
     pub asked: Vec<Vec<Vec<f32>>>,
 }
 
+/// `[checkpoints][queries]` as a [`Part`] has it.
+pub fn by_query(checkpoints: &[Vec<Vec<f32>>]) -> Vec<Vec<Vec<f32>>> {
+    let queries = checkpoints.first().map_or(0, Vec::len);
+    (0..queries).map(|q| checkpoints.iter().map(|it| it[q].clone()).collect()).collect()
+}
+
 /// Mean of vectors of the same length.
-pub fn average<'a>(vectors: impl ExactSizeIterator<Item = &'a Vec<f32>>) -> Vec<f32> {
+pub fn average(vectors: &[Vec<f32>]) -> Vec<f32> {
     let count = vectors.len() as f32;
     let mut mean = Vec::new();
     for vector in vectors {

@@ -156,10 +156,7 @@ impl<'a> Scorer<'a> {
     /// # Errors
     /// [`Error::Argument`] when the shapes differ.
     pub fn over<'b>(&self, other: &'b Accumulator) -> Result<Scorer<'b>> {
-        let shape = |it: &Accumulator| format!("{} × {}", it.blocks(), it.sketch_len());
-        if shape(self.accumulator) != shape(other) {
-            return Err(Error::argument("other", shape(self.accumulator), shape(other)));
-        }
+        expect_shape("other", self.accumulator, other)?;
         let Some(whitening) = &self.whitening else { return Ok(Scorer::plain(other)) };
         let squares = whitening.self_influence(other);
         Ok(Scorer { accumulator: other, whitening: Some(whitening.clone()), squares })
@@ -220,6 +217,19 @@ impl Accumulator {
     pub fn influence(&self, query: &[f32], similarity: Similarity) -> Result<Influence> {
         Scorer::plain(self).scores(query, similarity)
     }
+}
+
+/// That sums are of as many blocks and numbers as others.
+pub(super) fn expect_shape(
+    argument: &'static str,
+    expected: &Accumulator,
+    given: &Accumulator,
+) -> Result<()> {
+    let shape = |it: &Accumulator| format!("{} × {}", it.blocks(), it.sketch_len());
+    if shape(expected) != shape(given) {
+        return Err(Error::argument(argument, shape(expected), shape(given)));
+    }
+    Ok(())
 }
 
 /// That a query has the numbers it should have, all of them finite.

@@ -4,6 +4,7 @@
 //! curvature. One sum over the whole run mixes them, and the first steps, which are the largest, outweigh
 //! the rest. A few phases, each judged by what the model was then, keep them apart.
 
+use super::influence::expect_shape;
 use super::{Accumulator, Influence, Scorer, Similarity};
 use crate::error::expect_len;
 use crate::{Error, Result};
@@ -57,10 +58,7 @@ impl<'a> PhasedScorer<'a> {
         let Some(first) = phases.first() else {
             return Err(Error::argument("phases", "at least one", 0));
         };
-        let shape = |it: &Accumulator| format!("{} × {}", it.blocks(), it.sketch_len());
-        if let Some(other) = phases.iter().find(|it| shape(it) != shape(first)) {
-            return Err(Error::argument("phases", shape(first), shape(other)));
-        }
+        phases.iter().try_for_each(|phase| expect_shape("phases", first, phase))?;
         let scorer = |phase| Ok((Scorer::whitened(phase, damping)?, root_mean_square(phase)));
         Ok(Self { phases: phases.iter().map(scorer).collect::<Result<_>>()? })
     }

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::task::{Categories, Evidence, Part, Task, average};
+use crate::task::{Categories, Evidence, Part, Task, by_query};
 use mlp::{LAYERS, Mlp, WIDTHS};
 
 // The sheet.
@@ -203,10 +203,7 @@ impl Recorded {
             let part = |(p, (record, end)): (usize, (Accumulator, Accumulator))| {
                 let at = |checkpoint: &Gradients| checkpoint[s][p].clone();
                 let checkpoints: Vec<_> = self.asked.iter().map(at).collect();
-                let averaged = (0..QUERIES).map(|q| average(checkpoints.iter().map(|it| &it[q])));
-                let averaged = averaged.collect();
-                let queries = checkpoints.last().expect("asked at the end").clone();
-                Part { record, end, queries, averaged, phases: Vec::new(), asked: Vec::new() }
+                Part { record, end, phases: Vec::new(), asked: by_query(&checkpoints) }
             };
             evidence.push(Evidence {
                 storage: name.to_owned(),

@@ -77,11 +77,7 @@ impl LedgerReader {
     /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the file that cannot be read.
     pub fn accumulator(&self) -> Result<Accumulator> {
         let mut total = self.info.accumulator()?;
-        for entry in self.segments() {
-            let [_, influence, norms] = &entry.files[..] else { continue };
-            let (influence, norms) = (self.dir.join(&influence.name), self.dir.join(&norms.name));
-            merge_segment(&mut total, &influence, &norms)?;
-        }
+        self.segments().try_for_each(|entry| self.add_segment(entry, &mut total))?;
         Ok(total)
     }
 
@@ -102,7 +98,7 @@ impl LedgerReader {
         for entry in self.segments() {
             let last = entry.steps.map_or(0, |[_, last]| last);
             let phase = (u128::from(last) * count as u128 / u128::from(self.next_step())) as usize;
-            phases[phase].merge(&self.delta(entry)?)?;
+            self.add_segment(entry, &mut phases[phase])?;
         }
         Ok(phases)
     }
@@ -155,11 +151,13 @@ impl LedgerReader {
     /// What one segment adds to the accumulated influence.
     pub(super) fn delta(&self, entry: &Entry) -> Result<Accumulator> {
         let mut delta = self.info.accumulator()?;
-        if let [_, influence, norms] = &entry.files[..] {
-            let (influence, norms) = (self.dir.join(&influence.name), self.dir.join(&norms.name));
-            merge_segment(&mut delta, &influence, &norms)?;
-        }
+        self.add_segment(entry, &mut delta)?;
         Ok(delta)
+    }
+
+    fn add_segment(&self, entry: &Entry, to: &mut Accumulator) -> Result<()> {
+        let [_, influence, norms] = &entry.files[..] else { return Ok(()) };
+        merge_segment(to, &self.dir.join(&influence.name), &self.dir.join(&norms.name))
     }
 
     /// The events of one segment.
