@@ -68,6 +68,7 @@ mod audit;
 mod events;
 pub(super) mod files;
 mod info;
+mod lock;
 mod manifest;
 mod reader;
 mod replay;

@@ -1,12 +1,13 @@
 //! Writing a ledger.
 
 use std::collections::HashSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::events::Events;
 use super::files::{bad, digest, io, is_open, names, remove, sync_dir, write_bytes};
 use super::info::RunInfo;
+use super::lock::{LOCK, Lock};
 use super::manifest::{
     CHECKPOINTS, FileEntry, MANIFEST, Manifest, RUN_FILES, SEGMENTS, TABLES, checkpoint_dir,
     is_plain, table_name,
@@ -16,7 +17,6 @@ use super::segment::{write_events, write_influence, write_norms, write_samples};
 use crate::provenance::{Accumulator, StepRecord};
 use crate::{Error, Result};
 
-const LOCK: &str = "ledger.lock";
 /// Where the open segment's checkpoint is put together.
 const OPEN_CHECKPOINT: &str = "open.tmp";
 
@@ -24,8 +24,7 @@ const OPEN_CHECKPOINT: &str = "open.tmp";
 #[derive(Debug)]
 pub struct Ledger {
     dir: PathBuf,
-    /// Held as long as the process lives; the system lets go of it whatever way that ends.
-    _lock: File,
+    _lock: Lock,
     info: RunInfo,
     known: HashSet<u64>,
     manifest: Manifest,
@@ -53,7 +52,7 @@ impl Ledger {
         if !present.is_empty() && !present.iter().any(|name| name == LOCK) {
             return Err(bad(&dir, "a new ledger needs an empty directory"));
         }
-        let lock = lock(&dir)?;
+        let lock = Lock::take(&dir)?;
         if dir.join(MANIFEST).exists() {
             return Err(bad(&dir, "there is a run here already: resume it"));
         }
@@ -81,7 +80,7 @@ impl Ledger {
         if !dir.join(MANIFEST).exists() {
             return Err(bad(&dir, "there is no run here to resume"));
         }
-        let lock = lock(&dir)?;
+        let lock = Lock::take(&dir)?;
         let reader = LedgerReader::open(&dir)?;
         reader.verify()?;
         let total = reader.accumulator()?;
@@ -250,18 +249,6 @@ fn write_run(dir: &Path, info: &RunInfo) -> Result<Vec<FileEntry>> {
 fn describe(dir: &Path, name: String, rows: Option<u64>) -> Result<FileEntry> {
     let (bytes, blake3) = digest(&dir.join(&name))?;
     Ok(FileEntry { name, rows, bytes, blake3 })
-}
-
-/// Takes the writer's lock, which ends with the process.
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let options = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = options.map_err(io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(bad(&path, "another writer has the ledger open")),
-        Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
-    }
 }
 
 /// Removes what no commit refers to: files still being written, segments that were not
