@@ -122,6 +122,10 @@ impl Device {
 
     /// A context of the caller's own, such as that of another library; kernels are loaded into it anew.
     ///
+    /// A thread that uses several contexts should give each a stream made by `new_stream`: the default stream
+    /// has the same handle in all of them, and cudarc (0.19) frees a default stream's buffer on that of
+    /// whichever context is current, perhaps before its own work is through with it.
+    ///
     /// # Errors
     ///
     /// [`Error::KernelsNotBuilt`]; [`Error::DeviceUnsupported`] for a device older than 8.0 or than the

@@ -274,5 +274,8 @@ fn another_contexts_streams_and_buffers_are_refused() {
     );
     let rows = DeviceRows::upload(&stream, &Rows::uniform(3, ROWS / 3).unwrap()).unwrap();
     assert!(said(&mut fresh(), |inputs, _| inputs.rows = &rows).contains("`offsets`"));
+    // cudarc frees a default stream's buffer on the default stream of whichever context is current, and the
+    // last of these leaves theirs current: `buffers` would be freed before they are written.
+    drop((foreign, written, rows));
     device().context().bind_to_thread().unwrap();
 }
