@@ -95,6 +95,9 @@ fn an_output_is_traced_from_a_query_file() {
         let arguments = ["trace", "output", ledger, "--like", &like, "--score", score];
         assert!(!json(&arguments)["helpful"].as_array().unwrap().is_empty());
     }
+    let twice = ["trace", "output", ledger, "--query", path(&file), "--query", path(&file)];
+    assert_eq!(json(&twice)["phases"], 2);
+    assert!(text(&twice).contains("in 2 phases"));
     let page = dir.path().join("page.html");
     text(&["trace", "output", ledger, "--like", &like, "--html", path(&page)]);
     let page = fs::read_to_string(page).unwrap();

@@ -3,6 +3,7 @@
 mod support_ledger;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gradroute::provenance::query::{Archive, OutputOptions, Place, Subject};
 use gradroute::provenance::{Draw, Query, Similarity, StepRecord};
@@ -18,8 +19,13 @@ fn archive() -> (tempfile::TempDir, Archive) {
 
 /// `A` of the samples a predicate picks, summed, `[B][K]`.
 fn summed(pick: impl Fn(u64) -> bool) -> Vec<Vec<f64>> {
+    summed_over(0..STEPS, pick)
+}
+
+/// The same of some steps.
+fn summed_over(steps: Range<u64>, pick: impl Fn(u64) -> bool) -> Vec<Vec<f64>> {
     let mut sums = vec![vec![0.0; K]; BLOCKS];
-    for record in (0..STEPS).map(record) {
+    for record in steps.map(record) {
         for (n, _) in record.samples.iter().enumerate().filter(|(_, id)| pick(**id)) {
             for (b, sum) in sums.iter_mut().enumerate() {
                 let sketch = &record.sketch[(n * BLOCKS + b) * K..][..K];
@@ -246,6 +252,54 @@ fn output_ranks_helpers_and_harmers() {
     assert!(query.same_draws(&query) && !query.same_draws(&self::query(4)));
     assert!(archive.output(&Query::new(BLOCKS, K), &options).is_err());
     assert!(archive.output(&Query::single(1, K, &[0.0; K]).unwrap(), &options).is_err());
+}
+
+#[test]
+fn output_by_phases_holds_each_to_its_own_size() {
+    let (_dir, archive) = archive();
+    let queries = [query(3), query(3), query(3)];
+    let options =
+        OutputOptions { whitening: None, count: 100, level: Some(2), ..Default::default() };
+    let answer = archive.output_by_phases(&queries, &options).unwrap();
+    assert_eq!((answer.phases, answer.blocks.len()), (3, BLOCKS));
+    let mean: Vec<f64> = queries[0].mean().iter().copied().map(f64::from).collect();
+    let phases: Vec<(Range<u64>, f64)> = (0..3)
+        .map(|phase| {
+            let steps = 4 * phase..4 * (phase + 1);
+            let seen = info().samples.into_iter().map(|it| it.id);
+            let seen = seen.filter(|id| steps.clone().any(|it| record(it).samples.contains(id)));
+            let sums: Vec<f64> =
+                seen.flat_map(|id| summed_over(steps.clone(), |it| it == id).concat()).collect();
+            let size = (inner(&sums, &sums) / sums.len() as f64).sqrt();
+            (steps, size)
+        })
+        .collect();
+    let parts = |pick: &dyn Fn(u64) -> bool| -> Vec<f64> {
+        let mut parts = vec![0.0; BLOCKS];
+        for (steps, size) in &phases {
+            let sums = summed_over(steps.clone(), pick);
+            for (part, (sum, query)) in parts.iter_mut().zip(sums.iter().zip(mean.chunks(K))) {
+                *part += inner(sum, query) / size;
+            }
+        }
+        parts
+    };
+    let listed: Vec<_> = answer.helpful.iter().chain(&answer.harmful).collect();
+    assert_eq!(listed.len(), archive.influence().len());
+    for it in listed {
+        let parts = parts(&|id| id == it.sample);
+        close(it.score.value, parts.iter().sum());
+        let all: f64 = parts.iter().map(|part| part.abs()).sum();
+        it.shares.iter().zip(&parts).for_each(|(share, part)| close(*share, part / all));
+    }
+    for it in &answer.categories {
+        let parts = parts(&|id| category(id).starts_with(&it.category));
+        close(it.score.value, parts.iter().sum());
+    }
+    assert_eq!(archive.output(&query(3), &options).unwrap().phases, 1);
+    let many = vec![query(3); 4]; // there are three segments
+    assert!(archive.output_by_phases(&many, &options).is_err());
+    assert!(archive.output_by_phases(&[query(3), query(2)], &options).is_err());
 }
 
 #[test]

@@ -266,6 +266,7 @@ impl Glyphs {
         phases.iter().try_for_each(|phase| record.merge(phase))?;
         let mut end = record.like();
         end.add(&self.at_the_end(&model, record.blocks())?)?;
+        let phases = Some(Accumulator::side_by_side(&phases)?);
         let parts = vec![Part { record, end, phases, asked: by_query(&checkpoints) }];
         Ok(Evidence { storage: storage.to_owned(), reference: false, parts })
     }

@@ -1,7 +1,7 @@
 //! Scores of every training sample for every query.
 
 use anyhow::{Context, Result};
-use gradroute::provenance::{Influence, PhasedScorer, Scorer, Similarity};
+use gradroute::provenance::{Influence, Scorer, Similarity};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub fn all(evidence: &Evidence) -> Result<Vec<Scores>> {
         add("whitened, by self-influence", damping, Seen::Record, Similarity::SelfInfluence)?;
         add("whitened, queries at checkpoints", damping, Seen::Averaged, Similarity::Dot)?;
         add("TRAK", damping, Seen::End, Similarity::Dot)?;
-        if evidence.parts.iter().all(|part| !part.phases.is_empty()) {
+        if evidence.parts.iter().all(|part| part.phases.is_some()) {
             add("whitened, by phases", damping, Seen::Phases, Similarity::Dot)?;
         }
     }
@@ -96,39 +96,32 @@ fn compare(
 }
 
 /// What compares a part's samples with queries.
-enum Judge<'a> {
-    /// With the query's gradient at the end.
-    Last(Scorer<'a>),
-    /// With the mean of its gradients at the checkpoints.
-    Mean(Scorer<'a>),
-    Phases(PhasedScorer<'a>),
+struct Judge<'a> {
+    scorer: Scorer<'a>,
+    seen: Seen,
 }
 
 impl<'a> Judge<'a> {
     fn new(part: &'a Part, damping: Option<f64>, seen: Seen) -> Result<Self> {
-        let scorer = |accumulator| match damping {
-            Some(damping) => Scorer::whitened(accumulator, damping),
-            None => Ok(Scorer::plain(accumulator)),
+        let sums = match seen {
+            Seen::Record | Seen::Averaged => &part.record,
+            Seen::End => &part.end,
+            Seen::Phases => part.phases.as_ref().context("the record was kept by phases")?,
         };
-        Ok(match seen {
-            Seen::Record => Self::Last(scorer(&part.record)?),
-            Seen::End => Self::Last(scorer(&part.end)?),
-            Seen::Averaged => Self::Mean(scorer(&part.record)?),
-            Seen::Phases => {
-                let damping = damping.context("phases are compared whitened")?;
-                Self::Phases(PhasedScorer::whitened(&part.phases, damping)?)
-            }
-        })
+        let scorer = match damping {
+            Some(damping) => Scorer::whitened(sums, damping)?,
+            None => Scorer::plain(sums),
+        };
+        Ok(Self { scorer, seen })
     }
 
     /// `asked`: the query's gradients at the checkpoints.
     fn scores(&self, asked: &[Vec<f32>], similarity: Similarity) -> Result<Influence> {
-        Ok(match self {
-            Self::Last(scorer) => {
-                scorer.scores(asked.last().context("asked at the end")?, similarity)?
-            }
-            Self::Mean(scorer) => scorer.scores(&average(asked), similarity)?,
-            Self::Phases(scorer) => scorer.scores(asked, similarity)?,
-        })
+        let query = match self.seen {
+            Seen::Record | Seen::End => asked.last().context("asked at the end")?.clone(),
+            Seen::Averaged => average(asked),
+            Seen::Phases => asked.concat(),
+        };
+        Ok(self.scorer.scores(&query, similarity)?)
     }
 }

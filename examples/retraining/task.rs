@@ -47,8 +47,9 @@ pub struct Part {
     pub record: Accumulator,
     /// Gradients of all samples at the end of training: another pass over the data.
     pub end: Accumulator,
-    /// The record by phases of the run that end at its checkpoints; none where it was not kept so.
-    pub phases: Vec<Accumulator>,
+    /// The record by phases of the run that end at its checkpoints, side by side; none where it was not
+    /// kept so.
+    pub phases: Option<Accumulator>,
     /// The queries' gradients, `[queries][checkpoints]`, the last one at the end of training.
     pub asked: Vec<Vec<Vec<f32>>>,
 }

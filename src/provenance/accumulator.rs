@@ -76,7 +76,7 @@ impl NormTrace {
         (self.measured > 0).then(|| self.sum / f64::from(self.measured))
     }
 
-    fn add(&mut self, later: &Self) {
+    pub(super) fn add(&mut self, later: &Self) {
         self.events += later.events;
         self.measured += later.measured;
         self.sum += later.sum;
@@ -140,6 +140,12 @@ impl Accumulator {
             norms: Vec::new(),
             ..*self
         }
+    }
+
+    /// An empty one of as many times the blocks.
+    pub(super) fn widened(&self, times: usize) -> Result<Self> {
+        let wide = Self::new(times * self.blocks, self.sketch_len)?;
+        Ok(Self { edges: self.edges.clone(), ..wide })
     }
 
     /// Forgets all samples; the memory is kept for the next ones.

@@ -1,7 +1,6 @@
 //! Influence of every sample on a query.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -68,25 +67,6 @@ impl Influence {
     /// When there is no such block.
     pub fn top_in_block(&self, block: usize, count: usize) -> Vec<(u64, f64)> {
         ranked(&self.ids, self.block(block), count)
-    }
-
-    /// Scores of the same blocks, each times its factor, added up; a sample comes where it first occurs.
-    pub(super) fn sum(parts: Vec<(Self, f64)>) -> Self {
-        let blocks = parts.first().map_or(0, |(first, _)| first.blocks);
-        let mut sum = Self { blocks, ids: Vec::new(), scores: Vec::new() };
-        let mut rows: HashMap<u64, usize> = HashMap::new();
-        for (part, factor) in parts {
-            for (&id, scores) in part.ids.iter().zip(part.scores.chunks_exact(blocks + 1)) {
-                let row = *rows.entry(id).or_insert(sum.ids.len());
-                if row == sum.ids.len() {
-                    sum.ids.push(id);
-                    sum.scores.resize(sum.scores.len() + blocks + 1, 0.0);
-                }
-                let to = &mut sum.scores[row * (blocks + 1)..][..blocks + 1];
-                to.iter_mut().zip(scores).for_each(|(to, score)| *to += factor * score);
-            }
-        }
-        sum
     }
 
     fn column(&self, at: usize) -> impl Iterator<Item = f64> + '_ {

@@ -2,10 +2,11 @@
 //!
 //! A training loop yields one [`StepRecord`] per step. The [`Accumulator`] adds them up to the
 //! influence of every sample on every block, in memory that does not grow with the number of
-//! steps; queries on it are in [`Scorer`], [`PhasedScorer`], [`Whitening`], [`GroupInfluence`] and
-//! [`Accumulator::near_duplicates`]. With the feature `ledger` (on by default), the module
-//! `ledger` writes the same records to disk and reads them back, and `query` answers from there,
-//! each answer with what it rests on; `index` holds more samples than fit into memory.
+//! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
+//! [`Accumulator::near_duplicates`]; [`Accumulator::side_by_side`] is for questions by the phases of a run.
+//! With the feature `ledger` (on by default), the module `ledger` writes the same records to disk and reads
+//! them back, and `query` answers from there, each answer with what it rests on; `index` holds more samples
+//! than fit into memory.
 //!
 //! ```
 //! use gradroute::provenance::{Accumulator, Similarity, StepRecord};
@@ -57,7 +58,6 @@ pub use draws::{Draw, Query};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
 pub use influence::{Influence, Scorer, Similarity};
-pub use phases::PhasedScorer;
 pub use record::StepRecord;
 pub use uncertainty::{Estimate, deviation};
 pub use whitening::Whitening;

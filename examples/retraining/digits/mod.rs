@@ -203,7 +203,7 @@ impl Recorded {
             let part = |(p, (record, end)): (usize, (Accumulator, Accumulator))| {
                 let at = |checkpoint: &Gradients| checkpoint[s][p].clone();
                 let checkpoints: Vec<_> = self.asked.iter().map(at).collect();
-                Part { record, end, phases: Vec::new(), asked: by_query(&checkpoints) }
+                Part { record, end, phases: None, asked: by_query(&checkpoints) }
             };
             evidence.push(Evidence {
                 storage: name.to_owned(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gradroute::Result;
 use gradroute::provenance::query::{
-    Archive, OutputOptions, Place, RegionRoute, SampleScore, Subject,
+    Archive, Output, OutputOptions, Place, RegionRoute, SampleScore, Subject,
 };
 use gradroute::provenance::{Estimate, Query};
 use gradroute::report::charts::{Bar, bars};
@@ -180,11 +180,12 @@ pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping) -> Result<Sho
 
 pub fn output(question: &OutputArguments) -> Result<Shown> {
     let archive = Archive::open(&question.ledger)?;
-    let (query, about) = match (&question.query.query, question.query.like) {
-        (Some(path), _) => (Query::read(path)?, path.display().to_string()),
-        (None, like) => {
-            let id = like.unwrap_or_default();
-            (archive.query_like(id)?, format!("what sample {id} did"))
+    let (queries, about) = match question.query.like {
+        Some(id) => (vec![archive.query_like(id)?], format!("what sample {id} did")),
+        None => {
+            let paths = &question.query.query;
+            let names: Vec<String> = paths.iter().map(|it| it.display().to_string()).collect();
+            (paths.iter().map(Query::read).collect::<Result<_>>()?, names.join(", "))
         }
     };
     let options = OutputOptions {
@@ -194,7 +195,10 @@ pub fn output(question: &OutputArguments) -> Result<Shown> {
         count: question.grouping.top,
         alike: question.alike,
     };
-    let answer = archive.output(&query, &options)?;
+    let answer = match &queries[..] {
+        [query] => archive.output(query, &options)?,
+        phases => archive.output_by_phases(phases, &options)?,
+    };
     let groups = answer.groups.iter().enumerate().map(|(at, group)| {
         let ids: Vec<String> = group.samples.iter().map(u64::to_string).collect();
         let kind = if group.copies { "copies" } else { "alike" };
@@ -217,12 +221,20 @@ pub fn output(question: &OutputArguments) -> Result<Shown> {
         })
         .with(Part {
             title: "Categories".into(),
-            lead: format!("Averaged over {} draws of noise.", answer.draws.len()),
+            lead: averaged(&answer),
             head: head(["category", "samples", "score", "largest shares"]),
             rows: categories.collect(),
             pictures: picture(scores),
         })
         .citing(&answer.citation))
+}
+
+fn averaged(answer: &Output) -> String {
+    let draws = format!("Averaged over {} draws of noise", answer.draws.len());
+    match answer.phases {
+        1 => format!("{draws}."),
+        phases => format!("{draws}; the run in {phases} phases, each held to its own size."),
+    }
 }
 
 fn samples(title: &str, scores: &[SampleScore], blocks: &[String]) -> Part {

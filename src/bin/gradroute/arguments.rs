@@ -229,8 +229,12 @@ pub struct OutputArguments {
 #[group(required = true, multiple = false)]
 pub struct QueryArguments {
     /// Sketched gradients of the output, as provenance::Query::write leaves them
+    ///
+    /// Given several times, the run is judged in as many phases of equal length: the gradients are those of
+    /// the model at the end of each, from its checkpoints, by the same draws. On the glyphs four phases
+    /// predict retraining better than one (benches/record/lds-glyphs.md).
     #[arg(long, value_name = "FILE")]
-    pub query: Option<PathBuf>,
+    pub query: Vec<PathBuf>,
     /// Ask with what a training sample did, in place of an output
     #[arg(long, value_name = "ID")]
     pub like: Option<u64>,

@@ -83,7 +83,7 @@ impl LedgerReader {
 
     /// `A_n` of `count` phases of as many steps each, up to whole segments: a segment belongs to the phase
     /// that its last step lies in. Their sum is [`LedgerReader::accumulator`] but for rounding. For
-    /// [`PhasedScorer`](crate::provenance::PhasedScorer).
+    /// [`Accumulator::side_by_side`].
     ///
     /// # Errors
     /// [`Error::Argument`] when `count` is 0 or larger than the number of segments;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | what did this sample or category do, where, when, how much | [`Archive::forward`] |
 //! | who made this block or region what it is | [`Archive::backward`] |
-//! | what stands behind this output, for and against | [`Archive::output`] |
+//! | what stands behind this output, for and against | [`Archive::output`], [`Archive::output_by_phases`] |
 //! | how deep did a category go, against the whole corpus | [`Archive::depth`] |
 //! | what else would attenuating a category touch | [`Archive::overlap`] |
 //! | does a sample look memorized, by the record alone | [`Archive::signals`] |

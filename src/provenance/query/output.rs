@@ -42,6 +42,8 @@ impl Default for OutputOptions {
 pub struct Output {
     /// How it was traced.
     pub options: OutputOptions,
+    /// Phases of the run that were judged apart; 1 for the run as a whole.
+    pub phases: usize,
     /// The query's draws; compare answers only where these are the same.
     pub draws: Vec<Draw>,
     /// Names of the blocks, in the order of all shares.
@@ -106,15 +108,38 @@ impl Archive {
     /// [`Error::Argument`] when the query is empty or of another shape, or the damping is not
     /// valid.
     pub fn output(&self, query: &Query, options: &OutputOptions) -> Result<Output> {
+        self.output_over(self.influence(), query, options)
+    }
+
+    /// [`Archive::output`] by as many phases of the run as queries are given, of the output's gradient at the
+    /// end of each: see [`Accumulator::side_by_side`]. The sketches of all phases are in memory at once.
+    ///
+    /// # Errors
+    /// As [`Archive::output`], [`LedgerReader::phases`](crate::provenance::ledger::LedgerReader::phases) and
+    /// [`Query::side_by_side`].
+    pub fn output_by_phases(&self, queries: &[Query], options: &OutputOptions) -> Result<Output> {
+        let query = Query::side_by_side(queries)?;
+        let sums = Accumulator::side_by_side(&self.reader().phases(queries.len())?)?;
+        self.output_over(&sums, &query, options)
+    }
+
+    /// By sums whose blocks are the ledger's once or, side by side, several times.
+    fn output_over(
+        &self,
+        sums: &Accumulator,
+        query: &Query,
+        options: &OutputOptions,
+    ) -> Result<Output> {
         if query.draws().is_empty() {
             return Err(Error::argument("query", "at least one draw", 0));
         }
         let scorer = match options.whitening {
-            Some(damping) => Scorer::whitened(self.influence(), damping)?,
-            None => Scorer::plain(self.influence()),
+            Some(damping) => Scorer::whitened(sums, damping)?,
+            None => Scorer::plain(sums),
         };
         let ranked = scorer.scores(&query.mean(), options.similarity)?.top(usize::MAX);
-        let judge = Judge::new(self.kind(), scorer, query, options.similarity)?;
+        let blocks = self.influence().blocks();
+        let judge = Judge::new(self.kind(), blocks, scorer, query, options.similarity)?;
         let (best, worst) = (ranked.iter(), ranked.iter().rev());
         let best = best.take_while(|(_, score)| *score > 0.0).take(options.count);
         let worst = worst.take_while(|(_, score)| *score < 0.0).take(options.count);
@@ -132,6 +157,7 @@ impl Archive {
         named.dedup();
         Ok(Output {
             options: *options,
+            phases: sums.blocks() / blocks,
             draws: query.draws().to_vec(),
             blocks: self.blocks(),
             helpful,
@@ -216,7 +242,7 @@ impl Archive {
 
     fn group_scores(&self, judge: &Judge, alike: Vec<Vec<u64>>) -> Result<Vec<AlikeGroup>> {
         let group_of = |id: u64| alike.iter().position(|set| set.contains(&id));
-        let grouped = self.influence().grouped(|id| group_of(id).map(|at| at as u64))?;
+        let grouped = judge.scorer.accumulator().grouped(|id| group_of(id).map(|at| at as u64))?;
         let judge = judge.over(&grouped)?;
         (alike.iter().enumerate())
             .map(|(at, samples)| {
@@ -232,10 +258,11 @@ impl Archive {
 
     fn category_scores(&self, judge: &Judge, level: Option<usize>) -> Result<Vec<CategoryScore>> {
         let grouping = self.grouping(level);
-        let grouped = self.influence().grouped(|id| Some(*grouping.of.get(&id)? as u64))?;
+        let sums = judge.scorer.accumulator();
+        let grouped = sums.grouped(|id| Some(*grouping.of.get(&id)? as u64))?;
         let judge = judge.over(&grouped)?;
         let mut counts = vec![0; grouping.names.len()];
-        self.influence().ids().iter().for_each(|id| counts[grouping.of[id]] += 1);
+        sums.ids().iter().for_each(|id| counts[grouping.of[id]] += 1);
         let seen = grouping.names.iter().zip(counts).enumerate().filter(|(_, (_, it))| *it > 0);
         let mut scores: Vec<CategoryScore> = seen
             .map(|(at, (name, samples))| {
@@ -251,6 +278,8 @@ impl Archive {
 /// Scores with their deviations.
 struct Judge<'a> {
     kind: SketchKind,
+    /// The ledger's; the sums may have them several times.
+    blocks: usize,
     scorer: Scorer<'a>,
     similarity: Similarity,
     query: Rc<Seen>,
@@ -267,6 +296,7 @@ struct Seen {
 impl<'a> Judge<'a> {
     fn new(
         kind: SketchKind,
+        blocks: usize,
         scorer: Scorer<'a>,
         query: &Query,
         similarity: Similarity,
@@ -279,13 +309,14 @@ impl<'a> Judge<'a> {
         let draws = query.sketches().map(|it| Ok(scorer.seen(it)?.into_owned()));
         let draws = draws.collect::<Result<_>>()?;
         let query = Rc::new(Seen { mean, squares, draws });
-        Ok(Self { kind, scorer, similarity, query })
+        Ok(Self { kind, blocks, scorer, similarity, query })
     }
 
     /// The same query over other sums.
     fn over<'b>(&self, grouped: &'b Accumulator) -> Result<Judge<'b>> {
+        let scorer = self.scorer.over(grouped)?;
         let (kind, similarity, query) = (self.kind, self.similarity, self.query.clone());
-        Ok(Judge { kind, scorer: self.scorer.over(grouped)?, similarity, query })
+        Ok(Judge { kind, blocks: self.blocks, scorer, similarity, query })
     }
 
     /// Score and signed shares of the blocks.
@@ -293,7 +324,7 @@ impl<'a> Judge<'a> {
         let sums = self.scorer.accumulator();
         let (blocks, len) = (sums.blocks(), sums.sketch_len());
         let Some(at) = sums.position(id) else {
-            return (Estimate::default(), vec![0.0; blocks]);
+            return (Estimate::default(), vec![0.0; self.blocks]);
         };
         let sketch = sums.sketch_at(at);
         let own = &self.scorer.self_influence()[at * blocks..][..blocks];
@@ -313,8 +344,9 @@ impl<'a> Judge<'a> {
             let draws = self.draw_variance(sketch, len).sqrt() / divisor;
             score.deviation = score.deviation.hypot(draws);
         }
-        let parts = sketch.chunks_exact(len).zip(self.query.mean.chunks_exact(len));
-        let parts: Vec<f64> = parts.map(|(a, q)| dot(a, q)).collect();
+        let mut parts = vec![0.0; self.blocks];
+        let pairs = sketch.chunks_exact(len).zip(self.query.mean.chunks_exact(len));
+        pairs.enumerate().for_each(|(n, (a, q))| parts[n % self.blocks] += dot(a, q));
         let all: f64 = parts.iter().map(|part| part.abs()).sum();
         let share = |part: &f64| if all > 0.0 { part / all } else { 0.0 };
         (score, parts.iter().map(share).collect())
