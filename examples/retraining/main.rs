@@ -111,7 +111,9 @@ fn extent(cli: &Cli) -> Extent {
             ],
         },
         Which::Glyphs => {
-            Extent { queries: 16, seeds: cli.repeats, scores: &[("count sketch 256", "whitened")] }
+            let scores =
+                &[("count sketch 256", "whitened"), ("count sketch 256", "whitened, by phases")];
+            Extent { queries: 16, seeds: cli.repeats, scores }
         }
     }
 }

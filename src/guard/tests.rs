@@ -57,8 +57,8 @@ fn copies_share_one_budget() {
     let scores = guard.scores();
     let (single, copy) = (&scores[3], &scores[45]);
     // Ten copies together have what the hard limit allows, not ten times a single's.
-    assert!(copy.cluster_exposure < 2.0, "{copy:?}");
-    assert!(copy.cluster_exposure > 1.25, "{copy:?}");
+    assert!(copy.cluster_exposure < 3.0, "{copy:?}");
+    assert!(copy.cluster_exposure > 1.5, "{copy:?}");
     assert!(guard.gates(&[3])[0] == 1.0 && guard.gates(&[45])[0] < 1.0);
     assert!(copy.total > 2.0 && single.total < 0.1);
     assert_eq!((copy.cluster, single.cluster), (40, 3));

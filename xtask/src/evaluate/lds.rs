@@ -174,6 +174,9 @@ fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], name: &str) -> String
     );
     page += &outcome.setup.paragraph();
     page += EXPLANATION;
+    if rows.iter().any(|row| row.method.name.ends_with("by phases")) {
+        page += BY_PHASES;
+    }
     if outcome.subsets < ENOUGH {
         page += PRELIMINARY;
     }
@@ -235,6 +238,9 @@ Every fourth query chooses the damping, the others judge.
 - **whitened**: the same under the inverse of the record's damped second moment, block by block.
 - **by self-influence**: divided by the root of the sample's influence on itself.
 - **queries at checkpoints**: the query's gradient averaged over checkpoints of the run.
+";
+
+const BY_PHASES: &str = "\
 - **by phases**: the run's record in phases that end at these checkpoints, each under its own whitening and \
   against the query's gradient at its end, all of them in units of their own size and added up.
 ";

@@ -87,6 +87,10 @@ fn page(open: &[Run], guarded: &[Run]) -> String {
 
 fn verdict(open: &[Run], guarded: &[Run]) -> String {
     let [without, with] = [open, guarded].map(|runs| rate(runs, THRESHOLD, planted).value);
+    let [before, after] = [open, guarded].map(|runs| {
+        let drawn = runs.iter().flat_map(|run| &run.drawn);
+        drawn.filter(|it| planted(it) && hit(it, THRESHOLD)).count()
+    });
     let rises: Vec<f64> = open
         .iter()
         .zip(guarded)
@@ -98,7 +102,7 @@ fn verdict(open: &[Run], guarded: &[Run]) -> String {
     let yes = |holds: bool| if holds { "yes" } else { "no" };
     format!(
         "\n## What must hold\n\n| | target | measured | holds |\n|---|---|---|---|\n\
-         | hits with the guard over hits without | ≤ 10 % | {share:.0} % | {} |\n\
+         | hits with the guard over hits without | ≤ 10 % | {share:.1} % ({after} and {before} draws) | {} |\n\
          | public loss over the unguarded run's | ≤ +2 % | {} (seeds: {}) | {} |\n",
         yes(share <= 10.0),
         format_args!("{mean:+.1} %"),

@@ -142,7 +142,8 @@ pub struct Estimate {
 }
 
 /// Bootstrap over `units`, seeded: what is resampled are whole runs' glyphs, with all their copies
-/// or draws, since those depend on each other.
+/// or draws, since those depend on each other. Resamples of which the statistic is not a number, such as those
+/// without a unit that it is about, are left out.
 pub fn bootstrap(units: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
     let mut rng = StdRng::seed_from_u64(1);
     let all: Vec<usize> = (0..units).collect();
@@ -152,8 +153,12 @@ pub fn bootstrap(units: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate 
             statistic(&drawn)
         })
         .collect();
+    values.retain(|value| !value.is_nan());
     values.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
+    let at = |share: f64| {
+        let last = values.len().saturating_sub(1) as f64;
+        values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN)
+    };
     Estimate { value: statistic(&all), low: at(0.025), high: at(0.975) }
 }
 
@@ -190,5 +195,17 @@ mod tests {
         let it = bootstrap(values.len(), mean);
         assert_eq!(it.value, 4.0);
         assert!(it.low < 4.0 && it.high > 4.0 && it.low >= 1.0 && it.high <= 10.0);
+    }
+
+    #[test]
+    fn resamples_that_say_nothing_are_left_out() {
+        // The mean of one value, which a resample may lack.
+        let of_first = |at: &[usize]| {
+            let count = at.iter().filter(|&&k| k == 0).count() as f64;
+            3.0 * count / count
+        };
+        let it = bootstrap(4, of_first);
+        assert_eq!([it.value, it.low, it.high], [3.0; 3]);
+        assert!(bootstrap(3, |_| f64::NAN).low.is_nan());
     }
 }
