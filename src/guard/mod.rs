@@ -43,7 +43,7 @@
 //!     })?;
 //! }
 //! let gates = guard.gates(&[1, 4]);
-//! assert!(gates[0] < 0.7 && gates[1] == 1.0);
+//! assert!(gates[0] < 0.9 && gates[1] == 1.0);
 //! assert_eq!(guard.report().gated[0].members, [1, 2, 3]);
 //! # Ok::<(), gradroute::Error>(())
 //! ```
