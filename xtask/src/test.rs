@@ -3,7 +3,6 @@
 //! Every step builds in the release profile, so that they share what is built.
 
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,14 +17,19 @@ struct Step {
     variables: &'static [(&'static str, &'static str)],
 }
 
-/// Those that neither need nor build kernels.
-const WITHOUT_KERNELS: &[Step] = &[
+const STEPS: &[Step] = &[
     step("format", &["fmt", "--all", "--check"]),
     Step {
         name: "lints",
         arguments: &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
         // Nothing is linked: the kernels would be compiled for the sake of an empty table.
         variables: &[("NVCC", "off")],
+    },
+    Step {
+        name: "documentation",
+        // `candle-cuda` would need a CUDA toolkit; with the tests' features, whose kernels are built once.
+        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle,cli"],
+        variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
     Step {
         name: "no features",
@@ -42,16 +46,6 @@ const WITHOUT_KERNELS: &[Step] = &[
         ],
         // As above.
         variables: &[("NVCC", "off")],
-    },
-];
-
-/// Those that need kernels, or build them.
-const WITH_KERNELS: &[Step] = &[
-    Step {
-        name: "documentation",
-        // `candle-cuda` would need a CUDA toolkit; with the tests' features, whose kernels are built once.
-        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle,cli"],
-        variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
     step("candle on CUDA", &["xtask", "candle-cuda"]),
     step("tests", &["test", "--release", "--workspace"]),
@@ -106,37 +100,26 @@ pub fn run() -> Result<()> {
     if counters.exists() {
         std::fs::remove_file(&counters)?;
     }
-    let mut times = Vec::new();
-    // Kernels are tested too. Their compiler, most of it a download, comes while nobody waits for it.
-    let outcome = thread::scope(|scope| {
-        let compiler = scope.spawn(|| timed("compiler", || candle_kernels::compile(Share::Tests)));
-        let outcome = all(WITHOUT_KERNELS, &mut times);
-        let (time, compiled) = compiler.join().expect("fetching the compiler does not panic");
-        times.push(time);
-        outcome.and(compiled.context("the CUDA compiler, and candle's kernels with it"))
-    });
-    let outcome = outcome.and_then(|()| all(WITH_KERNELS, &mut times));
+    let start = Instant::now();
+    // Kernels are tested too: they need the compiler before anything is built.
+    candle_kernels::compile(Share::Tests)
+        .context("the CUDA compiler, and candle's kernels with it")?;
+    let mut times: Vec<(&str, Duration)> = vec![("compiler", start.elapsed())];
+    let mut outcome = Ok(());
+    for step in STEPS {
+        eprintln!("\n── {}: cargo {}", step.name, step.arguments.join(" "));
+        let start = Instant::now();
+        outcome = shell::run(&mut step.command()).with_context(|| format!("step `{}`", step.name));
+        times.push((step.name, start.elapsed()));
+        if outcome.is_err() {
+            break;
+        }
+    }
     eprintln!();
     for (name, time) in times {
         eprintln!("{name:>14} {:6.1} s", time.as_secs_f64());
     }
     outcome
-}
-
-/// Runs steps up to the first that fails.
-fn all(steps: &[Step], times: &mut Vec<(&'static str, Duration)>) -> Result<()> {
-    steps.iter().try_for_each(|step| {
-        eprintln!("\n── {}: cargo {}", step.name, step.arguments.join(" "));
-        let (time, outcome) = timed(step.name, || shell::run(&mut step.command()));
-        times.push(time);
-        outcome.with_context(|| format!("step `{}`", step.name))
-    })
-}
-
-fn timed<T>(name: &'static str, work: impl FnOnce() -> T) -> ((&'static str, Duration), T) {
-    let start = Instant::now();
-    let outcome = work();
-    ((name, start.elapsed()), outcome)
 }
 
 impl Step {
