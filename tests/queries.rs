@@ -300,6 +300,9 @@ fn output_by_phases_holds_each_to_its_own_size() {
     let many = vec![query(3); 4]; // there are three segments
     assert!(archive.output_by_phases(&many, &options).is_err());
     assert!(archive.output_by_phases(&[query(3), query(2)], &options).is_err());
+    let narrow = Query::single(BLOCKS, 1, &[1.0; BLOCKS]).unwrap();
+    let refused = archive.output_by_phases(&[query(1), narrow], &options).unwrap_err().to_string();
+    assert!(refused.contains("queries[1]") && refused.contains(&format!("× {K}")), "{refused}");
 }
 
 #[test]

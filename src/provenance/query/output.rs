@@ -118,6 +118,14 @@ impl Archive {
     /// As [`Archive::output`], [`LedgerReader::phases`](crate::provenance::ledger::LedgerReader::phases) and
     /// [`Query::side_by_side`].
     pub fn output_by_phases(&self, queries: &[Query], options: &OutputOptions) -> Result<Output> {
+        let shape = |blocks, len| format!("{blocks} blocks × {len}");
+        let own = shape(self.influence().blocks(), self.influence().sketch_len());
+        for (n, query) in queries.iter().enumerate() {
+            let given = shape(query.blocks(), query.sketch_len());
+            if given != own {
+                return Err(Error::argument(format!("queries[{n}]"), own, given));
+            }
+        }
         let query = Query::side_by_side(queries)?;
         let sums = Accumulator::side_by_side(&self.reader().phases(queries.len())?)?;
         self.output_over(&sums, &query, options)
