@@ -144,8 +144,21 @@ impl Accumulator {
 
     /// An empty one of as many times the blocks.
     pub(super) fn widened(&self, times: usize) -> Result<Self> {
-        let wide = Self::new(times * self.blocks, self.sketch_len)?;
-        Ok(Self { edges: self.edges.clone(), ..wide })
+        Self::new(times * self.blocks, self.sketch_len)?.with_noise_edges(&self.edges)
+    }
+
+    /// That another has the same shape and noise-level bins.
+    pub(super) fn expect_like(&self, argument: &str, other: &Self) -> Result<()> {
+        let shape = |it: &Self| format!("{} × {}, {:?}", it.blocks, it.sketch_len, it.edges);
+        if shape(self) != shape(other) {
+            return Err(Error::argument(argument, shape(self), shape(other)));
+        }
+        Ok(())
+    }
+
+    /// `[B, K]`.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.blocks, self.sketch_len]
     }
 
     /// Forgets all samples; the memory is kept for the next ones.
@@ -233,10 +246,7 @@ impl Accumulator {
     /// # Errors
     /// [`Error::Argument`] when the shapes or noise-level bins differ.
     pub fn merge(&mut self, later: &Self) -> Result<()> {
-        let shape = |it: &Self| format!("{} × {}, {:?}", it.blocks, it.sketch_len, it.edges);
-        if shape(self) != shape(later) {
-            return Err(Error::argument("later", shape(self), shape(later)));
-        }
+        self.expect_like("later", later)?;
         for (n, &id) in later.ids.iter().enumerate() {
             self.merge_row(id, later.sketch_at(n), later.totals_at(n), later.norms_at(n))?;
         }

@@ -75,6 +75,11 @@ impl Query {
         self.sketch_len
     }
 
+    /// `[B, K]`.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.blocks, self.sketch_len]
+    }
+
     /// The draws, in the order in which they were added.
     pub fn draws(&self) -> &[Draw] {
         &self.draws

@@ -136,7 +136,7 @@ impl<'a> Scorer<'a> {
     /// # Errors
     /// [`Error::Argument`] when the shapes differ.
     pub fn over<'b>(&self, other: &'b Accumulator) -> Result<Scorer<'b>> {
-        expect_shape("other", self.accumulator, other)?;
+        expect_shape("other", self.accumulator.shape(), other.shape())?;
         let Some(whitening) = &self.whitening else { return Ok(Scorer::plain(other)) };
         let squares = whitening.self_influence(other);
         Ok(Scorer { accumulator: other, whitening: Some(whitening.clone()), squares })
@@ -199,17 +199,17 @@ impl Accumulator {
     }
 }
 
-/// That sums are of as many blocks and numbers as others.
+/// That something is of as many blocks and numbers a sketch, `[B, K]`, as something else.
 pub(super) fn expect_shape(
-    argument: &'static str,
-    expected: &Accumulator,
-    given: &Accumulator,
+    argument: impl Into<String>,
+    expected: [usize; 2],
+    given: [usize; 2],
 ) -> Result<()> {
-    let shape = |it: &Accumulator| format!("{} × {}", it.blocks(), it.sketch_len());
-    if shape(expected) != shape(given) {
-        return Err(Error::argument(argument, shape(expected), shape(given)));
+    if expected == given {
+        return Ok(());
     }
-    Ok(())
+    let text = |[blocks, len]: [usize; 2]| format!("{blocks} × {len}");
+    Err(Error::argument(argument, text(expected), text(given)))
 }
 
 /// That a query has the numbers it should have, all of them finite.

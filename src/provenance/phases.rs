@@ -37,7 +37,6 @@
 
 use super::influence::{dot, expect_shape};
 use super::{Accumulator, BlockTotals, NormTrace, Query};
-use crate::error::expect_len;
 use crate::{Error, Result};
 
 impl Accumulator {
@@ -55,13 +54,12 @@ impl Accumulator {
     /// [`Scorer::whitened`]: super::Scorer::whitened
     ///
     /// # Errors
-    /// [`Error::Argument`] when there is no phase, or their shapes differ.
+    /// [`Error::Argument`] when there is no phase, or their shapes or noise-level bins differ.
     pub fn side_by_side(phases: &[Self]) -> Result<Self> {
         let Some(first) = phases.first() else {
             return Err(Error::argument("phases", "at least one", 0));
         };
-        phases.iter().try_for_each(|phase| expect_shape("phases", first, phase))?;
-        phases.iter().try_for_each(|phase| expect_len("phases", first.bins(), phase.bins()))?;
+        phases.iter().try_for_each(|phase| first.expect_like("phases", phase))?;
         let mut all = first.widened(phases.len())?;
         let scales: Vec<f32> = phases.iter().map(inverse_root_mean_square).collect();
         let blocks = first.blocks();
@@ -105,12 +103,9 @@ impl Query {
         let Some(first) = phases.first() else {
             return Err(Error::argument("queries", "at least one", 0));
         };
-        let shape = |it: &Self| format!("{} × {}", it.blocks(), it.sketch_len());
         let mut all = Self::new(phases.len() * first.blocks(), first.sketch_len());
         for query in phases {
-            if shape(query) != shape(first) {
-                return Err(Error::argument("queries", shape(first), shape(query)));
-            }
+            expect_shape("queries", first.shape(), query.shape())?;
             if !query.same_draws(first) {
                 let given = format!("{} others", query.draws().len());
                 return Err(Error::argument("queries", "the same draws in every phase", given));

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Archive, Citation};
 use crate::projection::SketchKind;
-use crate::provenance::influence::dot;
+use crate::provenance::influence::{dot, expect_shape};
 use crate::provenance::{Accumulator, Draw, Estimate, Query, Scorer, Similarity};
 use crate::{Error, Result};
 
@@ -118,13 +118,8 @@ impl Archive {
     /// As [`Archive::output`], [`LedgerReader::phases`](crate::provenance::ledger::LedgerReader::phases) and
     /// [`Query::side_by_side`].
     pub fn output_by_phases(&self, queries: &[Query], options: &OutputOptions) -> Result<Output> {
-        let shape = |blocks, len| format!("{blocks} blocks × {len}");
-        let own = shape(self.influence().blocks(), self.influence().sketch_len());
         for (n, query) in queries.iter().enumerate() {
-            let given = shape(query.blocks(), query.sketch_len());
-            if given != own {
-                return Err(Error::argument(format!("queries[{n}]"), own, given));
-            }
+            expect_shape(format!("queries[{n}]"), self.influence().shape(), query.shape())?;
         }
         let query = Query::side_by_side(queries)?;
         let sums = Accumulator::side_by_side(&self.reader().phases(queries.len())?)?;
