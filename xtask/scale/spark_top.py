@@ -10,35 +10,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy
 import pandas
+from codes import dot
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf
 
 
-def dot(index, query):
-    """dot(block, sketch): the inner product of codes with the query's part of the block."""
-    dtype = {"f16": "<f2", "int8": "i1"}[index["precision"]]
-    query = numpy.asarray(query, dtype=numpy.float32).reshape(-1, index["sketch_len"])
-    query = query.astype(numpy.float64)
+def main(folder, query, sql):
+    products = dot(folder, query)
 
     @pandas_udf("double")
-    def dot(block: pandas.Series, sketch: pandas.Series) -> pandas.Series:
-        codes = numpy.frombuffer(b"".join(sketch), dtype=dtype).reshape(len(sketch), -1)
-        products = numpy.empty(len(sketch))
-        for part in numpy.unique(block):
-            rows = (block == part).to_numpy()
-            products[rows] = codes[rows].astype(numpy.float64) @ query[part]
-        return pandas.Series(products)
+    def scores(block: pandas.Series, sketch: pandas.Series) -> pandas.Series:
+        return pandas.Series(products(block, sketch))
 
-    return dot
-
-
-def main(folder, query, sql):
-    folder = Path(folder)
-    index = json.loads((folder / "index.json").read_text())
-    query = json.loads(Path(query).read_text())["draws"][0]["sketch"]
-    sql = Path(sql).read_text()
+    folder, sql = Path(folder), Path(sql).read_text()
     os.environ["PYSPARK_PYTHON"] = sys.executable
     spark = (
         SparkSession.builder.master("local-cluster[2,1,1024]")
@@ -51,6 +36,8 @@ def main(folder, query, sql):
         .getOrCreate()
     )
     spark.sparkContext.setLogLevel("ERROR")
+    # The workers need it, too.
+    spark.sparkContext.addPyFile(str(Path(__file__).with_name("codes.py")))
     # The workers have registered when both say so; the driver counts as one more.
     status = spark.sparkContext._jsc.sc().statusTracker()
     deadline = time.monotonic() + 120
@@ -60,7 +47,7 @@ def main(folder, query, sql):
         time.sleep(0.2)
 
     begun = time.monotonic()
-    spark.udf.register("dot", dot(index, query))
+    spark.udf.register("dot", scores)
     tables = spark.read.option("basePath", str(folder)).parquet(str(folder / "block=*"))
     tables.createOrReplaceTempView("influence")
     top = [[int(row["sample"]), row["score"]] for row in spark.sql(sql).collect()]

@@ -36,7 +36,7 @@ pub enum Evaluation {
     Categories(retraining::Arguments),
     /// A top-100 query over an index of a million samples (33 GB, made under target/): speed beside
     /// plain reading, memory, and what int8 loses; or, with --engines, the same answer from
-    /// Spark.
+    /// DataFusion and Spark.
     Scale(scale::Arguments),
 }
 

@@ -36,8 +36,8 @@ pub struct Arguments {
     /// Times that each measurement is taken.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Ask Spark the same and compare the answers, in place of measuring. Installs it into
-    /// .tools/scale, about 500 MB; it needs Java 17.
+    /// Ask DataFusion and Spark the same and compare the answers, in place of measuring. Installs them into
+    /// .tools/scale, about 500 MB; Spark needs Java 17.
     #[arg(long)]
     engines: bool,
 }

@@ -1,4 +1,4 @@
-//! The same question to an engine that runs SQL, and whether it gives the same answer.
+//! The same question to engines that run SQL, and whether they give the same answer.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,10 +12,10 @@ use super::{Asked, Precision, TOP, answer, example, make};
 use crate::evaluate::retraining::closing;
 use crate::{python, shell};
 
-/// Spark and all it depends on.
+/// The engines and all they depend on.
 const PINNED: &str = include_str!("../../../scale/requirements.txt");
 
-/// The question, in the engine's words.
+/// The question, in the engines' words.
 const SQL: &str = include_str!("../../../scale/top.sql");
 
 /// Largest relative difference of a score: an engine adds up in another order.
@@ -27,15 +27,18 @@ struct Answered {
     top: Vec<(u64, f64)>,
 }
 
-/// Asks both, for both precisions; fails when Spark says something else.
+/// The engines, by name and by the program in `xtask/scale` that asks them.
+const ENGINES: [(&str, &str); 2] = [("DataFusion", "datafusion_top.py"), ("Spark", "spark_top.py")];
+
+/// Asks all, for both precisions; fails when an engine says something else.
 pub fn compare(samples: u64, blocks: u64) -> Result<String> {
     let python = install()?;
     let mut page = format!(
-        "# The same question to an SQL engine\n\n{samples} samples × {blocks} blocks × 256 numbers \
+        "# The same question to SQL engines\n\n{samples} samples × {blocks} blocks × 256 numbers \
          (`cargo xtask evaluate scale --engines --samples {samples} --blocks {blocks}`), the \
          tables of one index as they lie:\n\n```sql\n{SQL}```\n\n`dot` is a few lines of \
-         Python (xtask/scale/spark_top.py). Spark runs a driver and two worker processes, \
-         `local-cluster[2,1,1024]`. Seconds are of one run, a cold engine included; they are no \
+         Python (xtask/scale/codes.py). DataFusion runs in the process that asks, Spark a driver \
+         and two worker processes, `local-cluster[2,1,1024]`. Seconds are of one run, a cold engine included; they are no \
          comparison of speed.\n\n| tables | engine | same top {TOP}, in order | largest relative \
          difference of a score | s |\n|---|---|---|---|---|\n"
     );
@@ -47,12 +50,14 @@ pub fn compare(samples: u64, blocks: u64) -> Result<String> {
             writeln!(page, "| {name} | {engine} | yes | {difference:.1e} | {seconds:.1} |")
         };
         line("gradroute", 0.0, ours.seconds)?;
-        let mut spark = Command::new(&python);
-        spark.arg(shell::root().join("xtask/scale/spark_top.py"));
-        let theirs = ask(&mut spark, &folder)?;
-        let difference = differing(&ours.top, &theirs.top)
-            .with_context(|| format!("Spark, {}", precision.name()))?;
-        line("Spark", difference, theirs.seconds)?;
+        for (engine, program) in ENGINES {
+            let mut command = Command::new(&python);
+            command.arg(shell::root().join("xtask/scale").join(program));
+            let theirs = ask(&mut command, &folder)?;
+            let difference = differing(&ours.top, &theirs.top)
+                .with_context(|| format!("{engine}, {}", precision.name()))?;
+            line(engine, difference, theirs.seconds)?;
+        }
         fs::remove_dir_all(&folder)?;
     }
     page += &closing("");
@@ -78,7 +83,7 @@ fn differing(ours: &[(u64, f64)], theirs: &[(u64, f64)]) -> Result<f64> {
 
 /// Installs what is pinned into `.tools/scale`, if it is not there yet; its Python.
 fn install() -> Result<PathBuf> {
-    let what = "Spark (Python 3.11 or later; about 500 MB are fetched)";
+    let what = "DataFusion and Spark (Python 3.11 or later; about 500 MB are fetched)";
     python::pinned("scale", what, "xtask/scale/requirements.txt", PINNED)
 }
 
