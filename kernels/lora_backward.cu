@@ -27,23 +27,27 @@ __device__ inline void load_widened(char *to, const T *from, uint64_t row, uint6
     }
 }
 
-// Of the first factor the left side, the gradient that reaches it, is f32 and X is T; of the second dY
-// is T and the right side, what the first made of X, is f32.
+// Which sides are f32, the others being T: of the first factor the left one, the gradient that reaches it; of
+// the second the right one, what the first made of X; of rows that lora_gather made, both.
+constexpr uint32_t LEFT_WIDE = 1, RIGHT_WIDE = 2;
+
 template <typename T>
 struct MixedOperands {
     const void *left, *right;
-    bool left_wide;
+    uint32_t wide;
     Columns left_columns, right_columns;
     bool aligned;
 
     __device__ void load(char *to, uint32_t, uint64_t row, uint64_t end) const {
-        char *behind = to + Upright<float>::BYTES;
-        if (left_wide) {
-            load_upright(to, static_cast<const float *>(left), row, end, left_columns, aligned);
-            load_widened(behind, static_cast<const T *>(right), row, end, right_columns);
+        side(to, left, wide & LEFT_WIDE, row, end, left_columns);
+        side(to + Upright<float>::BYTES, right, wide & RIGHT_WIDE, row, end, right_columns);
+    }
+    __device__ void side(char *to, const void *from, bool is_wide, uint64_t row, uint64_t end,
+                         const Columns &columns) const {
+        if (is_wide) {
+            load_upright(to, static_cast<const float *>(from), row, end, columns, aligned);
         } else {
-            load_widened(to, static_cast<const T *>(left), row, end, left_columns);
-            load_upright(behind, static_cast<const float *>(right), row, end, right_columns, aligned);
+            load_widened(to, static_cast<const T *>(from), row, end, columns);
         }
     }
 };
@@ -61,13 +65,13 @@ __device__ inline void widen_all(const T *from, float *to, uint64_t length) {
 #define LORA(FORMAT, T)                                                                            \
     extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS, 1)                             \
         lora_wgrad_##FORMAT(const __grid_constant__ GradrouteLayer layer, const void *x,           \
-                            const void *dy, uint32_t left_wide, FORMED_ARGUMENTS) {                \
+                            const void *dy, uint32_t wide, FORMED_ARGUMENTS) {                     \
         using namespace gradroute;                                                                 \
         const Routing routing{layer, categories, table, gates, map};                               \
         const Tile tile{blockIdx.y * TILE, blockIdx.x * TILE, 0, layer.outputs};                   \
         const MixedOperands<T> operands{dy,                                                        \
                                         x,                                                         \
-                                        left_wide != 0,                                            \
+                                        wide,                                                      \
                                         {tile.o, 0, layer.outputs, layer.outputs},                 \
                                         {tile.i, 0, layer.inputs, layer.inputs},                   \
                                         (layer.flags & GRADROUTE_ALIGNED) != 0};                   \

@@ -233,13 +233,15 @@ extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
     }
 }
 
-// Squared norms of vectors g [N, outputs], one block a sample.
+// Squared norms of vectors g [N, outputs], one block a sample; those of samples without rows are not read.
 extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
-    square_vectors(const __grid_constant__ GradrouteLayer layer, const float *g, float *sq_norm) {
+    square_vectors(const __grid_constant__ GradrouteLayer layer, const float *g,
+                   const uint64_t *offsets, float *sq_norm) {
     __shared__ float shared[GRADROUTE_WARPS];
     const uint32_t n = blockIdx.x;
     float sum = 0.0f;
-    for (uint32_t o = threadIdx.x; o < layer.outputs; o += GRADROUTE_THREADS) {
+    const uint32_t length = offsets[n] < offsets[n + 1] ? layer.outputs : 0;
+    for (uint32_t o = threadIdx.x; o < length; o += GRADROUTE_THREADS) {
         const float value = g[uint64_t(n) * layer.outputs + o];
         sum += value * value;
     }
@@ -250,13 +252,17 @@ extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
 }
 
 // Adds the sketch of column `column` of each sample's gradient matrix, g [N, outputs], to what stands
-// there; one block of one warp a sample.
+// there; one block of one warp a sample. Of samples without rows nothing is read or added.
 extern "C" __global__ void __launch_bounds__(32)
     sketch_vectors(const __grid_constant__ GradrouteLayer layer, const float *g,
-                   const uint32_t *categories, const float *table, const float *gates,
-                   const uint32_t *map, uint32_t column, float factor, float *sketch) {
+                   const uint64_t *offsets, const uint32_t *categories, const float *table,
+                   const float *gates, const uint32_t *map, uint32_t column, float factor,
+                   float *sketch) {
     const gradroute::Routing routing{layer, categories, table, gates, map};
     const uint64_t n = blockIdx.x;
+    if (offsets[n] == offsets[n + 1]) {
+        return;
+    }
     gradroute::sketch_column(routing, n, g + n * layer.outputs, column, factor,
                              sketch + n * layer.sketch_outputs * layer.sketch_inputs);
 }

@@ -10,6 +10,9 @@
 namespace gradroute {
 
 constexpr int ROWS = GRADROUTE_FEW_ROWS, MOST = GRADROUTE_SKETCH_ROWS_MOST;
+// Apart, so that the pairs of numbers that half a warp has of four rows lie in different banks.
+constexpr int PITCH = 40;
+static_assert(PITCH >= ROWS && PITCH >= MOST);
 
 // One side of the gradient: a sample's rows of X or dY, and their signs' key.
 template <typename T>
@@ -29,20 +32,25 @@ struct Asked {
 // Products of a side's rows with each other, of which those of 16 rows with rows above them are left out,
 // and with the signs.
 struct Products {
-    float gram[ROWS][ROWS], signs[ROWS][MOST];
+    float gram[ROWS][PITCH], signs[ROWS][PITCH];
 };
 
-// Adds the warps' numbers one warp after the other. All threads of the block; `each(add)` hands each of the
-// warp's numbers to `add(to, number)`.
+__device__ inline float sum_of(float one, float other) { return one + other; }
+__device__ inline float2 sum_of(float2 one, float2 other) {
+    return make_float2(one.x + other.x, one.y + other.y);
+}
+
+// Adds the warps' numbers one warp after the other. All threads of the block; `each(add)` hands the warp's
+// numbers, or pairs of them, to `add(to, numbers)`.
 template <typename Each>
 __device__ inline void add_warps(const Each &each) {
     for (int turn = 0; turn < WARPS; ++turn) {
         if (threadIdx.x / 32 == turn) {
-            each([&](float &to, float number) {
+            each([&](auto &to, auto numbers) {
                 if (turn > 0) {
-                    number += to;
+                    numbers = sum_of(to, numbers);
                 }
-                to = number;
+                to = numbers;
             });
         }
         __syncthreads();
@@ -126,14 +134,18 @@ __device__ inline void multiply_rows(const Side<T> &of, const Asked &asked, Prod
     }
     add_warps([&](const auto &add) {
 #pragma unroll
-        for (uint32_t at = 0; at < 32; ++at) {
-            const uint32_t m = at / 16, n = at / 4 % 4;
-            const uint32_t row = 16 * m + at / 2 % 2 * 8 + g, column = 8 * n + 2 * t + at % 2;
-            if (asked.norms && n >= 2 * m) {
-                add(to.gram[row][column], gram[m][n][at % 4]);
+        for (uint32_t pair = 0; pair < 16; ++pair) {
+            const uint32_t m = pair / 8, n = pair / 2 % 4, half = pair % 2;
+            const uint32_t group = 2 * m + half, row = 8 * group + g, column = 8 * n + 2 * t;
+            const auto both = [&](const float(&of)[4]) {
+                return make_float2(of[2 * half], of[2 * half + 1]);
+            };
+            // Nobody reads what is of no row or column.
+            if (asked.norms && n >= 2 * m && group < asked.groups && n < asked.groups) {
+                add(reinterpret_cast<float2 &>(to.gram[row][column]), both(gram[m][n]));
             }
-            if (asked.sketch) {
-                add(to.signs[row][column], signs[m][n][at % 4]);
+            if (asked.sketch && group < asked.groups && 8 * n < of.columns) {
+                add(reinterpret_cast<float2 &>(to.signs[row][column]), both(signs[m][n]));
             }
         }
     });

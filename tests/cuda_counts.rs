@@ -11,9 +11,10 @@ use gradroute::cuda::{
 };
 use gradroute::ops::plan::{Path, Request};
 use gradroute::ops::{
-    Backend, ConvInputs, LayerOutputs, LinearInputs, Options, ParamGrad, Routing,
+    Backend, ConvInputs, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options, ParamGrad,
+    Routing,
 };
-use gradroute::problem::{Conv2d, Conv2dSpec, Dtype, GradientShape, Linear, Padding, Rows};
+use gradroute::problem::{Conv2d, Conv2dSpec, Dtype, GradientShape, Linear, Lora, Padding, Rows};
 use gradroute::projection::Sketch;
 use gradroute::routing::{LayerRouting, RegionMap};
 use half::bf16;
@@ -41,6 +42,15 @@ matrix instruction that runs most.
 
 | samples × rows, layer | what | path | instructions | matrix | MB | ratios | cycles | least | conflicts |
 |---|---|---|---|---|---|---|---|---|---|
+";
+
+const LORA_HEAD: &str = "
+LoRA branches, `dW` of both factors from one read of the rows; *apart*: each factor by itself. *Least*: bytes
+over those of `X` and `dY` read once and both gradients written; the factors themselves, read again for each
+16 rows, count too.
+
+| samples × rows, layer, rank | what | instructions | matrix | MB | ratios | least |
+|---|---|---|---|---|---|---|
 ";
 
 /// Multiprocessors, and schedulers and matrix units of all of them.
@@ -133,6 +143,22 @@ fn counts_are_those_of_the_table() {
             table += &line(&layer, name, &plan, &counts, &plain, layer.least(&plan, what));
         }
     }
+    table += LORA_HEAD;
+    for [rows, features, rank] in [[1024, 320, 4], [256, 640, 16]] {
+        let lora = Lora::new(Rows::uniform(16, rows).unwrap(), features, features, rank, 1.0);
+        let lora = lora.unwrap();
+        let mut one_by_one = Cuda::new(0).unwrap().forced_to(Path::Formed);
+        let mut plain = Counts::default();
+        for (name, what) in kinds.into_iter().filter(|&(_, what)| what != What::Half) {
+            let counts = count(&mut || run_lora(&lora, &mut cuda, what));
+            if what == What::Plain {
+                plain = counts;
+            }
+            table += &lora_line(&lora, name, &counts, &plain);
+        }
+        let apart = count(&mut || run_lora(&lora, &mut one_by_one, What::Plain));
+        table += &lora_line(&lora, "plain, apart", &apart, &plain);
+    }
     if std::env::var("GRADROUTE_BLESS").is_ok_and(|value| value == "1") {
         fs::write(TABLE, table).unwrap();
         return;
@@ -184,6 +210,53 @@ fn line(
     write!(text, "{:.1}", counts.matrix as f64 * 8.0 / UNITS / 1e3).unwrap();
     writeln!(text, " | {:.3} | {all:.3}, {main:.3} |", bytes / least).unwrap();
     text
+}
+
+fn lora_line(lora: &Lora, name: &str, counts: &Counts, plain: &Counts) -> String {
+    let [samples, rows] = [lora.rows().samples(), lora.rows().longest()];
+    let [features, rank] = [lora.in_features(), lora.rank()];
+    let bytes = counts.sectors as f64 * 32.0;
+    let least = 2.0 * features as f64 * (2 * samples * rows + 4 * rank) as f64;
+    let ratio = |of: fn(&Counts) -> u64| of(counts) as f64 / of(plain) as f64;
+    let mut text = format!("| {samples} × {rows}, {features} → {features}, {rank} | {name}");
+    write!(text, " | {:.3}", counts.issued as f64 / 1e6).unwrap();
+    write!(text, " | {:.1} | {:.2}", counts.matrix as f64 / 1e3, bytes / 1e6).unwrap();
+    write!(text, " | {:.3}, ", ratio(|counts| counts.issued)).unwrap();
+    write!(text, "{:.3}, ", ratio(|counts| counts.matrix)).unwrap();
+    write!(text, "{:.3}", ratio(|counts| counts.sectors)).unwrap();
+    writeln!(text, " | {:.3} |", bytes / least).unwrap();
+    text
+}
+
+fn run_lora(lora: &Lora, cuda: &mut Cuda, what: What) {
+    let [samples, rank] = [lora.rows().samples(), lora.rank()];
+    let (features, rows) = (lora.in_features(), lora.rows().total());
+    let x = vec![bf16::ONE; rows * features];
+    let factor = vec![bf16::ONE; rank * features];
+    let inputs = LoraInputs { x: &x, dy: &x, a: &factor, b: &factor };
+    let categories = vec![0; samples];
+    let sides = [lora.a().gradient(), lora.b().gradient()];
+    let layers = sides.map(|shape| {
+        let regions = RegionMap::whole(shape.outputs(), shape.features());
+        LayerRouting::new(regions, 1, vec![0.5], vec![1.0]).unwrap()
+    });
+    let mut dw = [(); 2].map(|()| vec![0.0; rank * features]);
+    let mut records = [(); 2].map(|()| (vec![0.0; samples], Vec::new()));
+    let recorded = if let What::Recorded(kind) = what { Some(kind) } else { None };
+    let options = layers.each_ref().map(|layer| Options {
+        routing: recorded.map(|_| Routing { layer, categories: &categories, gates: None }),
+        sketch: recorded,
+        ..Options::default()
+    });
+    let mut outs = dw.iter_mut().zip(&mut records).map(|(dw, (sq_norm, sketch))| {
+        let dw = Some(ParamGrad::F32(&mut dw[..]));
+        let Some(kind) = recorded else { return LayerOutputs { dw, ..LayerOutputs::default() } };
+        sketch.resize(samples * kind.len(), 0.0);
+        LayerOutputs { dw, sq_norm: Some(sq_norm), sketch: Some(sketch), ..LayerOutputs::default() }
+    });
+    let out = LoraOutputs { a: outs.next().unwrap(), b: outs.next().unwrap() };
+    let [a, b] = &options;
+    cuda.lora(lora, [a, b], inputs, None, out).unwrap();
 }
 
 impl Layer {

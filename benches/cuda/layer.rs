@@ -111,6 +111,7 @@ pub struct Buffers {
     shape: RoutingShape,
 }
 
+#[allow(clippy::large_enum_variant)] // one lives at a time
 enum Planned {
     Linear(LinearPlan),
     Conv(ConvPlan),

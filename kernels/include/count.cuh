@@ -15,6 +15,8 @@ struct TileShared {
     uint32_t output_signs[TILE], input_signs[TILE];
     // The warps' sums of squares.
     float squares[WARPS];
+    // Sums of the sample's rows, one for each output.
+    float bias[TILE];
 };
 
 // Where a warp collects its sketch of the tile: [WARPS][length].

@@ -1,10 +1,12 @@
 // The formed path: a sample's gradient arises tile by tile in the accumulators, is measured,
-// sketched and weighted there when its rows are through, and is added to the running total.
+// sketched and weighted there when its rows are through, and is added to the running total. The bias'
+// gradient is the sum of the same rows of dY.
 //
 // Grid: [tiles of inputs, tiles of outputs, parts of the samples]. `Operands` brings the rows of dY and
 // X of a tile to a stage.
 #pragma once
 
+#include "bias.cuh"
 #include "cursor.cuh"
 #include "two_sided.cuh"
 
@@ -23,6 +25,8 @@ struct FormedOutputs {
     // Sketches in the making, where shared memory has no room, and U [tiles of O, R, k_o] before
     // V [tiles of I, R, k_i].
     float *stage, *projected;
+    // Gradients of the bias [N, O], if they are asked for.
+    float *bias;
 };
 
 // What the threads of a block share of its work, beside the accumulators.
@@ -61,6 +65,9 @@ struct Formed {
                 shared.output_signs[at] = sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, o, 0);
                 shared.input_signs[at] = sign_word(layer.seed, layer.layer, SIDE_INPUTS, i, 0);
             }
+        }
+        if (threadIdx.x < TILE) {
+            shared.bias[threadIdx.x] = 0.0f;
         }
         if (count) {
             draw_places(reinterpret_cast<uint32_t *>(beside), layer, tile.o, tile.i, place);
@@ -172,8 +179,27 @@ struct Formed {
         }
     }
 
+    // Whether this block adds up the rows of sample n for the bias: one block of each row of tiles does.
+    __device__ bool sums(uint32_t n) const {
+        return layer.flags & GRADROUTE_BIAS && n % gridDim.x == blockIdx.x;
+    }
+    // The sums of a sample's rows, of which the stages are through.
+    __device__ void flush_bias(uint32_t n) const {
+        __syncthreads();
+        const uint32_t o = tile.o + threadIdx.x;
+        if (threadIdx.x < TILE) {
+            if (o >= tile.o_begin && o < tile.o_end) {
+                out.bias[uint64_t(n) * layer.outputs + o] = shared.bias[threadIdx.x];
+            }
+            shared.bias[threadIdx.x] = 0.0f;
+        }
+    }
+
     // The end of a sample. All threads of the block.
     __device__ void flush(Accumulator &acc, Accumulator &total, const Work &work) {
+        if (sums(work.n)) {
+            flush_bias(work.n);
+        }
         if (layer.flags & GRADROUTE_NORMS) {
             square(acc, work.n);
         }
@@ -324,6 +350,9 @@ __device__ inline void formed(const GradrouteLayer &layer, const Tile &tile, con
         [&](int slot) { return works[slot].n != NOBODY; },
         [&](int slot) { return works[slot].row + DEPTH<T> / 2 >= works[slot].end; },
         [&](int slot, const char *from) {
+            if (block.sums(works[slot].n)) {
+                sum_stage<T>(from, shared.bias, block.place);
+            }
             if (block.by_rows) {
                 block.project(from, turn++, works[slot]);
             }
@@ -341,6 +370,6 @@ __device__ inline void formed(const GradrouteLayer &layer, const Tile &tile, con
 #define FORMED_ARGUMENTS                                                                           \
     const uint64_t *offsets, const uint32_t *categories, const float *table, const float *gates,   \
         const uint32_t *map, void *dw, float *totals, float *squares, float *sketches,             \
-        float *stage, float *projected
+        float *stage, float *projected, float *bias
 #define FORMED_OUTPUTS                                                                             \
-    { dw, totals, squares, sketches, stage, projected }
+    { dw, totals, squares, sketches, stage, projected, bias }

@@ -44,6 +44,8 @@ typedef struct GradrouteProbeParams {
 #define GRADROUTE_ALIGNED 64
 /* A two-sided sketch by projections of the rows, not of the finished gradient. */
 #define GRADROUTE_SKETCH_ROWS 128
+/* The rows of dY are summed beside the tiles, for the bias. */
+#define GRADROUTE_BIAS 256
 
 /* Rows of a sample whose projections one block multiplies, and the most columns they have. */
 #define GRADROUTE_SKETCH_ROWS_PART 128
@@ -51,6 +53,11 @@ typedef struct GradrouteProbeParams {
 
 /* The most rows that a sample of the factored path has when it is recorded. */
 #define GRADROUTE_FEW_ROWS 32
+
+/* Groups of 16 columns that each warp of lora_factors holds for 16 rows of the factors, and the most rows that
+ * those have. */
+#define GRADROUTE_LORA_GROUPS 20
+#define GRADROUTE_LORA_RANK_MOST 32
 
 /* Any layer: its gradient matrix G [outputs, inputs], how it is routed and what is recorded.
  *

@@ -72,14 +72,18 @@ struct Split {
     }
 };
 
-// Power of two that brings a warp's largest magnitude to 2^14 .. 2^15.
+// Power of two that brings a magnitude to 2^14 .. 2^15.
+__device__ inline float power_scale(float magnitude) {
+    const int exponent = max(int(__float_as_uint(magnitude) >> 23), 30);
+    return __uint_as_float(uint32_t(127 + 14 + 127 - exponent) << 23);
+}
+// The same of a warp's largest magnitude.
 __device__ inline float split_scale(float magnitude) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
         magnitude = fmaxf(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, step));
     }
-    const int exponent = max(int(__float_as_uint(magnitude) >> 23), 30);
-    return __uint_as_float(uint32_t(127 + 14 + 127 - exponent) << 23);
+    return power_scale(magnitude);
 }
 
 // ±1 twice: negative where bit `bit` of a row's signs is set.

@@ -83,7 +83,7 @@ impl Cuda {
         self
     }
 
-    /// Takes this path for linear layers wherever it is possible, for tests.
+    /// Takes this path for linear layers and the factors of LoRA branches wherever it is possible, for tests.
     #[must_use]
     pub fn forced_to(mut self, path: Path) -> Self {
         self.path = Some(path);
@@ -265,7 +265,8 @@ impl Backend for Cuda {
         out: LoraOutputs<T>,
     ) -> Result<()> {
         let LoraOutputs { a, b } = out;
-        let wishes = [wish(options[0], dx.is_some(), &a)?, wish(options[1], false, &b)?];
+        let wishes = [wish(options[0], dx.is_some(), &a)?, wish(options[1], false, &b)?]
+            .map(|wish| Wish { path: self.path, ..wish });
         let plan = plan_lora(problem, T::DTYPE, wishes, &self.properties)?;
         let rows = problem.rows();
         let LoraInputs { x, dy, a: first, b: second } = inputs;

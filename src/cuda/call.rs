@@ -167,7 +167,7 @@ impl<'a> Call<'a> {
         layer, at.offsets, parts, tiles, length, self.plan.sketch_factor(), at.sketch }
     }
 
-    /// What becomes of a column of each sample's gradient, `g [N, outputs]`: the weighted sum and the
+    /// What becomes of a column of each sample's gradient, `g [N, outputs]`, of samples that have rows: the weighted sum and the
     /// squared norms where there are buffers for them, and its share of the sketch, added.
     pub(super) fn column(
         &self,
@@ -187,13 +187,13 @@ impl<'a> Call<'a> {
         }
         if sq_norm != 0 {
             let grid = Grid::plain(layer.samples, 1);
-            launch! { self, "reduce", "square_vectors", grid; layer, g, sq_norm }?;
+            launch! { self, "reduce", "square_vectors", grid; layer, g, at.offsets, sq_norm }?;
         }
         if self.plan.sketched() && layer.outputs > 0 {
             let grid = Grid { threads: 32, ..Grid::plain(layer.samples, 1) };
             let factor = self.plan.sketch_factor();
             launch! { self, "reduce", "sketch_vectors", grid;
-            layer, g, at.categories, route, at.gates, map, column, factor, at.sketch }?;
+            layer, g, at.offsets, at.categories, route, at.gates, map, column, factor, at.sketch }?;
         }
         Ok(())
     }

@@ -207,18 +207,15 @@ impl Queue for ConvPlan {
         if dx {
             self.dgrad(call, dy)?;
         }
+        let bias = call.work(self.bias);
         if forms {
             let x = self.turned(call, 0, call.at.x)?;
             let mut layer = call.layer();
             layer.flags = self.flags(call, &[x, dy]);
-            call.form(&self.formed, "conv2d_wgrad", "conv2d_wgrad", (layer, self.conv, x, dy))?;
+            let kernel = "conv2d_wgrad";
+            call.form(&self.formed, kernel, kernel, (layer, self.conv, x, dy), bias)?;
         }
-        if !self.common.bias_asked() {
-            return Ok(());
-        }
-        let g = call.work(self.bias);
-        call.sum_rows(dy, g)?;
-        call.bias(g)
+        call.bias_of_rows(&self.formed, dy, bias)
     }
 }
 

@@ -81,6 +81,8 @@ arguments!(A B C D E F G H I);
 arguments!(A B C D E F G H I J);
 arguments!(A B C D E F G H I J K);
 arguments!(A B C D E F G H I J K L M);
+arguments!(A B C D E F G H I J K L M N O P);
+arguments!(A B C D E F G H I J K L M N O P Q R S T);
 
 /// Whether kernels for these architectures, and PTX of the lowest, run on a device of this capability.
 /// Machine code is checked again by the driver, when it is loaded.

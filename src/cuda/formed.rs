@@ -31,6 +31,9 @@ pub struct FormedPlan {
     /// Whether a two-sided sketch is taken of the rows, `(dY P_o)ᵀ (X P_i)`, not of the finished tiles:
     /// cheaper for few rows a sample.
     pub sketch_by_rows: bool,
+    /// Whether the bias' gradients arise beside the tiles, from the same rows of `dY`; if not, another kernel
+    /// sums the rows.
+    pub bias: bool,
     /// Sketches that are added up for each sample.
     sketch_parts: u32,
     at: Places,
@@ -118,6 +121,7 @@ pub(super) fn plan_formed(
     let parts = split(most, stages, all_tiles);
     let sketch_by_rows = !factored && takes_rows(common, tiles, extent);
     let sketched = common.sketched() && !factored;
+    let bias = !factored && all_tiles > 0 && sums_rows(common);
     let layer = &mut common.layer;
     let (k_o, k_i) = (u64::from(layer.sketch_outputs), u64::from(layer.sketch_inputs));
     let (length, warps) = (k_o * k_i, u64::from(GRADROUTE_WARPS));
@@ -131,6 +135,7 @@ pub(super) fn plan_formed(
     let shared = stage + u64::from(before + STATIC_BYTES) <= u64::from(properties.shared_bytes);
     layer.flags |= if shared { abi::GRADROUTE_STAGE_SHARED } else { 0 };
     layer.flags |= if sketch_by_rows { abi::GRADROUTE_SKETCH_ROWS } else { 0 };
+    layer.flags |= if bias { abi::GRADROUTE_BIAS } else { 0 };
     let sketch_parts = match sketch_by_rows {
         true => extent.longest.div_ceil(u64::from(abi::GRADROUTE_SKETCH_ROWS_PART)),
         false => u64::from(all_tiles),
@@ -149,7 +154,7 @@ pub(super) fn plan_formed(
     let shared_bytes = before + if shared { stage as u32 } else { 0 };
     let sketch_parts = u32::try_from(sketch_parts)
         .map_err(|_| Error::argument("offsets", "fewer than 2^38 rows a sample", extent.longest))?;
-    Ok(FormedPlan { path, tiles, parts, shared_bytes, sketch_by_rows, sketch_parts, at })
+    Ok(FormedPlan { path, tiles, parts, shared_bytes, sketch_by_rows, bias, sketch_parts, at })
 }
 
 /// Which path: the factored one where it is possible and takes less. Where something is recorded: no sample
@@ -189,6 +194,14 @@ fn sketches_rows(common: &Common) -> bool {
     two_sided || !common.sketched()
 }
 
+/// Whether every sample whose bias gradient is asked for is one that the tiles need: all are where something
+/// is recorded; else one weight has to hold for the tile and the bias.
+fn sums_rows(common: &Common) -> bool {
+    let recorded = common.wish.request.norms || common.sketched();
+    let all = recorded || common.layer.regions <= 1 && !common.wish.bias_norms;
+    common.bias_asked() && common.forms() && all
+}
+
 /// Whether a sketch of the rows is possible, and takes fewer matrix instructions.
 fn takes_rows(common: &Common, tiles: [u32; 2], extent: Extent) -> bool {
     let layer = &common.layer;
@@ -215,12 +228,13 @@ impl fmt::Display for FormedPlan {
         write!(f, " of {GRADROUTE_TILE} × {GRADROUTE_TILE}")?;
         write!(f, ", {split} in {} parts", self.parts)?;
         write!(f, "{}", if self.sketch_by_rows { ", sketched by rows" } else { "" })?;
+        write!(f, "{}", if self.bias { ", with the bias" } else { "" })?;
         write!(f, ", {} KiB of shared memory a block", self.shared_bytes.div_ceil(1024))
     }
 }
 
 /// A kernel's own arguments before those of all formed kernels.
-struct Before<H>(H, [CUdeviceptr; 11]);
+struct Before<H>(H, [CUdeviceptr; 12]);
 
 impl<H: Arguments> Arguments for Before<H> {
     fn push<'a>(&'a self, launch: &mut LaunchArgs<'a>) {
@@ -232,13 +246,15 @@ impl<H: Arguments> Arguments for Before<H> {
 }
 
 impl Call<'_> {
-    /// Queues a formed kernel, with `head` before the common arguments, and the second stages.
+    /// Queues a formed kernel, with `head` before the common arguments, and the second stages. The bias'
+    /// gradients go to `bias [N, O]`, if the plan says so.
     pub(super) fn form(
         &self,
         plan: &FormedPlan,
         source: &'static str,
         name: &str,
         head: impl Arguments,
+        bias: CUdeviceptr,
     ) -> Result<()> {
         let (layer, at, [route, _, map]) = (self.layer(), self.at, self.tables);
         let Places { totals, squares, sketches, stage, projected } = plan.at;
@@ -262,6 +278,7 @@ impl Call<'_> {
                 sketches,
                 stage,
                 projected,
+                bias,
             ];
             let function = self.device.function(source, &self.name(name), grid.shared)?;
             self.device.launch(self.stream, &function, grid, Before(head, tail))?;
@@ -285,6 +302,22 @@ impl Call<'_> {
             layer, at.offsets, at.categories, route, at.gates, projected, outputs, inputs, sketches }?;
         }
         self.reduce_sketches(sketches, u64::from(plan.sketch_parts))
+    }
+    /// Queues what becomes of the bias, if anything is asked of it: `dy` is summed by rows here, unless the
+    /// formed kernel has done so on its way.
+    pub(super) fn bias_of_rows(
+        &self,
+        plan: &FormedPlan,
+        dy: CUdeviceptr,
+        bias: CUdeviceptr,
+    ) -> Result<()> {
+        if !self.plan.bias_asked() {
+            return Ok(());
+        }
+        if !plan.bias {
+            self.sum_rows(dy, bias)?;
+        }
+        self.bias(bias)
     }
     /// Queues norms and sketches of the factored path, of rows `x` and `dy`.
     pub(super) fn records(&self, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {

@@ -102,6 +102,7 @@ impl Queue for LinearPlan {
                 bytes,
             )?;
         }
+        let bias = call.work(self.bias);
         if self.common.forms() {
             let (layer, at) = (call.layer(), call.at);
             let mut layer = call.aligned(&[(at.x, layer.inputs), (at.dy, layer.outputs)]);
@@ -110,18 +111,14 @@ impl Queue for LinearPlan {
                 layer.flags &= !GRADROUTE_NORMS;
                 layer.sketch = GRADROUTE_SKETCH_NONE;
                 let kernel = ("linear_factored", "linear_factored_wgrad");
-                call.form(&self.formed, kernel.0, kernel.1, (layer, at.x, at.dy))?;
+                call.form(&self.formed, kernel.0, kernel.1, (layer, at.x, at.dy), bias)?;
                 call.records([at.x, at.dy])?;
             } else {
-                call.form(&self.formed, "linear_wgrad", "linear_wgrad", (layer, at.x, at.dy))?;
+                let kernel = "linear_wgrad";
+                call.form(&self.formed, kernel, kernel, (layer, at.x, at.dy), bias)?;
             }
         }
-        if !self.common.bias_asked() {
-            return Ok(());
-        }
-        let g = call.work(self.bias);
-        call.sum_rows(call.at.dy, g)?;
-        call.bias(g)
+        call.bias_of_rows(&self.formed, call.at.dy, bias)
     }
 }
 
@@ -139,6 +136,7 @@ impl fmt::Display for LinearPlan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::routing::RoutingShape;
     use super::*;
     use crate::ops::plan::Request;
     use crate::problem::Rows;
@@ -218,6 +216,33 @@ mod tests {
         assert!(!by_rows(4096, 320));
         let wide = plan(16, 1, 320, Sketch::two_sided(64, 1, 0).unwrap());
         assert!(!wide.formed.sketch_by_rows);
+    }
+
+    #[test]
+    fn the_bias_comes_from_the_same_rows_where_all_of_them_are_read() {
+        let properties = Properties { multiprocessors: 100, shared_bytes: 99 << 10 };
+        let bias = |rows, [dw, norms, bias_norms]: [bool; 3], regions| {
+            let problem = Linear::new(Rows::uniform(16, rows).unwrap(), 320, 320).unwrap();
+            let request = Request { dw, db: true, norms, ..Request::default() };
+            let routing = RoutingShape {
+                regions,
+                output_spans: regions,
+                input_spans: 1,
+                outputs: 320,
+                features: 320,
+            };
+            let routing = (regions > 0).then_some(routing);
+            let wish = Wish { request, bias_norms, routing, ..Wish::default() };
+            let problem = problem.with_bias(true);
+            plan_linear(&problem, Dtype::Bf16, wish, &properties).unwrap().formed.bias
+        };
+        let all = [true; 3];
+        assert!(bias(256, all, 2) && bias(256, [false, true, true], 2));
+        assert!(bias(256, [true, false, false], 0) && bias(256, [true, false, false], 1));
+        // A sample that trains the bias may train nothing of a tile.
+        assert!(!bias(256, [true, false, false], 2) && !bias(256, [true, false, true], 1));
+        assert!(!bias(256, [false; 3], 0), "no tiles are asked for");
+        assert!(!bias(1, all, 0), "stages of the factored path hold rows of many samples");
     }
 
     #[test]

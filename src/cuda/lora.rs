@@ -12,10 +12,12 @@ use super::device::{Device, Grid};
 use super::formed::{Extent, FormedPlan, plan_formed, tiles};
 use super::generated::{GRADROUTE_THREADS, GradrouteLayer};
 use super::linear::product;
+use super::lora_factors::{OnePass, plan_one_pass};
 use super::plan::{Common, Parts, Properties, Wish};
 use super::routing::DeviceRouting;
 use super::run::{self, DeviceInputs, DeviceOutputs, Guards};
 use crate::Result;
+use crate::ops::plan::Path;
 use crate::problem::{Dtype, Element, Linear, Lora};
 
 /// How a LoRA branch's backward pass runs on a device. `Display` puts it into words.
@@ -24,6 +26,8 @@ pub struct LoraPlan {
     first: Common,
     second: Common,
     formed: [FormedPlan; 2],
+    /// Where both factors' gradients come from one read of the rows.
+    one_pass: Option<OnePass>,
     scale: f32,
     at: Places,
     workspace_bytes: u64,
@@ -42,6 +46,11 @@ struct Places {
     a: u64,
 }
 
+/// Which of a factor's `dy` and `x` are f32, for `lora_wgrad`.
+const DY_WIDE: u32 = 1;
+const X_WIDE: u32 = 2;
+const BOTH_WIDE: u32 = DY_WIDE | X_WIDE;
+
 /// Plans a LoRA branch's backward pass; `wishes` are of `A` and of `B`. That `dx` is wanted is `A`'s.
 ///
 /// # Errors
@@ -54,19 +63,26 @@ pub fn plan_lora(
 ) -> Result<LoraPlan> {
     let (rows, rank) = (problem.rows(), problem.rank() as u64);
     let mut take = Parts::default();
-    let mut one = |layer: Linear, wish: Wish| {
-        let shape = layer.gradient();
-        let mut common = Common::new(shape, rows, dtype, wish)?;
-        let sides = [tiles(shape.outputs()), tiles(shape.inputs())];
-        let extent = Extent::of(rows, false, false);
-        let formed = plan_formed(&mut common, sides, extent, properties, &mut take)?;
-        Ok((common, formed))
+    let common = |layer: Linear, wish| Common::new(layer.gradient(), rows, dtype, wish);
+    let (mut first, mut second) =
+        (common(problem.a(), wishes[0])?, common(problem.b(), wishes[1])?);
+    let (a, b, dx) = (first.forms(), second.forms(), first.wish.request.dx);
+    let apart = wishes.iter().any(|wish| wish.path == Some(Path::Formed));
+    let one_pass = match a && b && !apart {
+        true => plan_one_pass(problem, dtype, properties, &mut take),
+        false => None,
     };
-    let (mut first, formed_first) = one(problem.a(), wishes[0])?;
-    let (mut second, formed_second) = one(problem.b(), wishes[1])?;
+    let mut extent = Extent::of(rows, false, false);
+    if one_pass.is_some() {
+        extent = Extent { rows: rank * rows.samples() as u64, longest: rank, ..extent };
+    }
+    let mut form = |common: &mut Common| {
+        let sides = [common.layer.outputs, common.layer.inputs].map(|side| tiles(side as usize));
+        plan_formed(common, sides, extent, properties, &mut take)
+    };
+    let formed = [form(&mut first)?, form(&mut second)?];
     let between = 4 * rank * rows.total() as u64;
     let weights = rank * problem.in_features() as u64;
-    let (a, b, dx) = (first.forms(), second.forms(), first.wish.request.dx);
     let (of_a, of_b) = (first.operands, second.operands);
     first.operands = Operands {
         x: Operand::new(a || b, of_a.x.elements),
@@ -81,14 +97,13 @@ pub fn plan_lora(
         ..Operands::NONE
     };
     let at = Places {
-        hidden: take.take(b, between),
-        d_hidden: take.take(a || dx, between),
-        turned: take.take(b, weights * dtype.size() as u64),
+        hidden: take.take(b && one_pass.is_none(), between),
+        d_hidden: take.take(if one_pass.is_some() { dx } else { a || dx }, between),
+        turned: take.take(b && one_pass.is_none(), weights * dtype.size() as u64),
         a: take.take(dx && dtype.size() == 2, 4 * weights),
     };
-    let formed = [formed_first, formed_second];
     let (scale, workspace_bytes) = (problem.scale(), take.bytes);
-    Ok(LoraPlan { first, second, formed, scale, at, workspace_bytes })
+    Ok(LoraPlan { first, second, formed, one_pass, scale, at, workspace_bytes })
 }
 
 impl LoraPlan {
@@ -125,11 +140,19 @@ impl LoraPlan {
         let second = Call::new(device, stream, &self.second, routing[1], &of_b)?;
         first.touched()?;
         second.touched()?;
+        let dx = self.first.wish.request.dx;
+        if let Some(one_pass) = &self.one_pass {
+            let d = if dx { second.work(self.at.d_hidden) } else { 0 };
+            let rows = one_pass.queue([&first, &second], self.scale, d)?;
+            let (of_a, of_b) = (rows.of(first.at), rows.of(second.at));
+            self.form(&Call { at: &of_b, ..second }, 1, [rows.unit, rows.dy], BOTH_WIDE)?;
+            self.form(&Call { at: &of_a, ..first }, 0, [rows.x, rows.unit], BOTH_WIDE)?;
+            return if dx { self.dx(&first, d) } else { Ok(()) };
+        }
         if self.second.forms() {
             let hidden = self.hidden(&first)?;
-            self.form(&second, 1, [hidden, of_b.dy], (hidden, self.first.layer.outputs))?;
+            self.form(&second, 1, [hidden, of_b.dy], X_WIDE)?;
         }
-        let dx = self.first.wish.request.dx;
         if !self.first.forms() && !dx {
             return Ok(());
         }
@@ -138,7 +161,7 @@ impl LoraPlan {
         let operands = [of_b.dy, of_b.weight, d];
         product(&second, &self.wide(&second), second.layer(), operands, self.scale, bytes)?;
         if self.first.forms() {
-            self.form(&first, 0, [first.at.x, d], (d, self.first.layer.outputs))?;
+            self.form(&first, 0, [first.at.x, d], DY_WIDE)?;
         }
         if dx { self.dx(&first, d) } else { Ok(()) }
     }
@@ -172,22 +195,22 @@ impl LoraPlan {
         unsafe { self.launch(device, stream, routing, [&a, &b]) }
     }
 
-    /// Queues the gradient of factor `which` from `[x, dy]`, of which `wide`, and its width, is f32.
-    fn form(
-        &self,
-        call: &Call,
-        which: usize,
-        [x, dy]: [CUdeviceptr; 2],
-        wide: (CUdeviceptr, u32),
-    ) -> Result<()> {
+    /// Queues the gradient of factor `which` from `[x, dy]`, of which some are f32 whatever the others are.
+    fn form(&self, call: &Call, which: usize, [x, dy]: [CUdeviceptr; 2], wide: u32) -> Result<()> {
         let (plan, mut layer) = (&self.formed[which], call.layer());
         if self.first.dtype == Dtype::F32 {
             let layer = call.aligned(&[(x, layer.inputs), (dy, layer.outputs)]);
-            return call.form(plan, "linear_wgrad", "linear_wgrad", (layer, x, dy));
+            return call.form(plan, "linear_wgrad", "linear_wgrad", (layer, x, dy), 0);
         }
-        layer.flags |= aligned(&[wide], 4);
-        let head = (layer, x, dy, u32::from(wide.0 == dy));
-        call.form(plan, "lora_backward", "lora_wgrad", head)
+        let sides = [(dy, layer.outputs, DY_WIDE), (x, layer.inputs, X_WIDE)];
+        let wide_sides = sides.iter().filter(|(.., flag)| wide & flag != 0);
+        layer.flags |=
+            aligned(&wide_sides.map(|&(at, width, _)| (at, width)).collect::<Vec<_>>(), 4);
+        if let Some(one_pass) = &self.one_pass {
+            layer.rows = u64::from(layer.samples) * one_pass.rank();
+        }
+        let head = (layer, x, dy, wide);
+        call.form(plan, "lora_backward", "lora_wgrad", head, 0)
     }
 
     /// The kernel whose product is f32.
@@ -232,7 +255,63 @@ impl LoraPlan {
 impl fmt::Display for LoraPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [first, second] = &self.formed;
+        if let Some(one_pass) = &self.one_pass {
+            write!(
+                f,
+                "both factors from one read of a sample's rows in {} parts; ",
+                one_pass.parts
+            )?;
+        }
         write!(f, "A {first}; B {second}; ")?;
         write!(f, "{} KiB of workspace", self.workspace_bytes.div_ceil(1024))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::plan::Request;
+    use crate::problem::Rows;
+
+    fn plan(
+        rows: usize,
+        features: usize,
+        rank: usize,
+        dtype: Dtype,
+        wishes: [bool; 2],
+    ) -> LoraPlan {
+        let problem =
+            Lora::new(Rows::uniform(16, rows).unwrap(), features, features, rank, 1.0).unwrap();
+        let wishes = wishes.map(|dw| Wish {
+            request: Request { dw, dx: true, ..Request::default() },
+            ..Wish::default()
+        });
+        let properties = Properties { multiprocessors: 100, shared_bytes: 99 << 10 };
+        plan_lora(&problem, dtype, wishes, &properties).unwrap()
+    }
+
+    #[test]
+    fn both_factors_come_from_one_read_where_it_is_possible() {
+        let one = |rows, features, rank, dtype, wishes| {
+            plan(rows, features, rank, dtype, wishes).one_pass.is_some()
+        };
+        let (bf16, both) = (Dtype::Bf16, [true; 2]);
+        assert!(one(4096, 320, 4, bf16, both) && one(1024, 640, 16, bf16, both));
+        assert!(one(16, 320, 16, bf16, both) && one(77, 640, 32, bf16, both));
+        // Few rows, ranks or columns beyond what a block holds, f32, one factor alone.
+        assert!(!one(15, 320, 16, bf16, both) && !one(77, 320, 33, bf16, both));
+        assert!(!one(77, 1296, 16, bf16, both) && !one(77, 656, 17, bf16, both));
+        assert!(!one(77, 320, 16, Dtype::F32, both) && !one(77, 320, 16, bf16, [true, false]));
+    }
+
+    #[test]
+    fn a_samples_rows_are_shared_among_blocks() {
+        let parts = |rows| plan(rows, 320, 4, Dtype::F16, [true; 2]).one_pass.unwrap().parts;
+        assert_eq!([16, 64, 65, 4096].map(parts), [1, 1, 2, 12]);
+        let text = plan(4096, 320, 4, Dtype::F16, [true; 2]).to_string();
+        assert!(
+            text.starts_with("both factors from one read of a sample's rows in 12 parts"),
+            "{text}"
+        );
     }
 }

@@ -52,6 +52,7 @@ mod formed;
 mod generated;
 mod linear;
 mod lora;
+mod lora_factors;
 mod norm;
 mod observe;
 mod plan;

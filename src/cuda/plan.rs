@@ -39,7 +39,8 @@ pub struct Wish {
     pub sample_scale: f32,
     /// Of the layer's routing, if it is routed.
     pub routing: Option<RoutingShape>,
-    /// The path of weight gradients, where it is possible; `None` leaves it to the planner.
+    /// The path of weight gradients, where it is possible; `None` leaves it to the planner. Of a LoRA branch,
+    /// whose factors have one read of the rows together, `Formed` stands for each by itself.
     pub path: Option<Path>,
 }
 

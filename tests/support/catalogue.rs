@@ -199,7 +199,9 @@ pub fn embeddings() -> Vec<Named> {
 pub fn loras() -> Vec<Named> {
     let mut all = Vec::new();
     for rows in groupings() {
-        for (inputs, outputs, rank) in [(5, 7, 2), (16, 9, 1), (33, 17, 8), (6, 40, 4)] {
+        for (inputs, outputs, rank) in
+            [(5, 7, 2), (16, 9, 1), (33, 17, 8), (6, 40, 4), (24, 40, 20)]
+        {
             let name = format!("lora {inputs} → {rank} → {outputs}, rows {:?}", rows.offsets());
             let problem = Lora::new(rows.clone(), inputs, outputs, rank, 0.5).unwrap();
             all.push((name, Problem::Lora(problem)));
