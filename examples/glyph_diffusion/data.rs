@@ -11,6 +11,11 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{Purpose, stream};
+use sheet::Sheet;
+
+#[allow(dead_code)] // xtask draws them
+#[path = "sheet.rs"]
+pub mod sheet;
 
 /// Pixels along a glyph's side.
 pub const SIDE: usize = 16;
@@ -115,12 +120,11 @@ impl Dataset {
             typeface: Vec<Typeface>,
         }
         let typefaces = toml::from_str::<List>(LIST).context("data/typefaces.toml")?.typeface;
-        let sheet = image::load_from_memory(SHEET).context("data/glyphs.png")?.into_luma8();
+        let sheet = Sheet::read(SHEET).context("data/glyphs.png")?;
         let columns = CHARACTERS.len();
         let size = (columns * SIDE, typefaces.len() * SIDE);
-        let given = (sheet.width() as usize, sheet.height() as usize);
+        let given = (sheet.width, sheet.height);
         ensure!(given == size, "data/glyphs.png: {given:?} pixels where {size:?} belong");
-        let pixel = |x: usize, y: usize| sheet.get_pixel(x as u32, y as u32).0[0];
         let mut pixels = Vec::with_capacity(size.0 * size.1);
         let mut samples = Vec::new();
         for typeface in 0..typefaces.len() {
@@ -128,7 +132,7 @@ impl Dataset {
                 let at = |k: usize| (character * SIDE + k % SIDE, typeface * SIDE + k / SIDE);
                 pixels.extend((0..SIDE * SIDE).map(|k| {
                     let (x, y) = at(k);
-                    f32::from(pixel(x, y)) / 127.5 - 1.0
+                    f32::from(sheet.at(x, y)) / 127.5 - 1.0
                 }));
                 samples.push(Sample::glyph(typeface, character));
             }

@@ -10,9 +10,9 @@ use std::process::Command;
 
 use ab_glyph::{Font, FontVec, GlyphId, PxScale, Rect, point};
 use anyhow::{Context, Result, bail, ensure};
-use image::GrayImage;
 use serde::Deserialize;
 
+use crate::sheet::{self, Sheet};
 use crate::shell;
 
 /// The characters, in column order.
@@ -20,7 +20,7 @@ const CHARACTERS: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 /// The groups of typefaces.
 const GROUPS: [&str; 7] = ["serif", "sans", "mono", "slab", "script", "blackletter", "display"];
 /// Side of a glyph's cell, pixels.
-const CELL: u32 = 16;
+const CELL: usize = 16;
 /// No glyph's ink is wider or higher than this, pixels.
 const INK: f32 = 15.0;
 /// Size at which outlines are measured: large, so that whole-pixel bounds are exact enough.
@@ -47,16 +47,19 @@ struct Typeface {
 pub fn render() -> Result<()> {
     let folder = shell::root().join("data");
     let listing = read_listing(&folder)?;
-    let columns = CHARACTERS.len() as u32;
-    let mut sheet = GrayImage::new(columns * CELL, listing.typeface.len() as u32 * CELL);
+    let columns = CHARACTERS.len();
+    let mut sheet = Sheet::blank(columns * CELL, listing.typeface.len() * CELL);
     for (row, typeface) in listing.typeface.iter().enumerate() {
         let place = || format!("typeface {}", typeface.slug);
         let file = fetch(typeface).with_context(place)?;
         let font = FontVec::try_from_vec(fs::read(&file)?).with_context(place)?;
-        draw_row(&font, &mut sheet, row as u32 * CELL).with_context(place)?;
+        draw_row(&font, &mut sheet, row * CELL).with_context(place)?;
     }
     let target = folder.join("glyphs.png");
-    sheet.save(&target)?;
+    fs::write(
+        &target,
+        sheet::write(&sheet.pixels, sheet.width, sheet.height, png::ColorType::Grayscale)?,
+    )?;
     println!("{}: {} typefaces", target.display(), listing.typeface.len());
     Ok(())
 }
@@ -107,7 +110,7 @@ fn archive(folder: &Path, unpacked: &Path) -> Result<PathBuf> {
 }
 
 /// Draws the row of one typeface at height `top`: all glyphs at one scale, each centred by its ink.
-fn draw_row(font: &FontVec, sheet: &mut GrayImage, top: u32) -> Result<()> {
+fn draw_row(font: &FontVec, sheet: &mut Sheet, top: usize) -> Result<()> {
     let mut glyphs = Vec::new();
     for character in CHARACTERS.chars() {
         let id = font.glyph_id(character);
@@ -119,7 +122,7 @@ fn draw_row(font: &FontVec, sheet: &mut GrayImage, top: u32) -> Result<()> {
     for (column, (id, bounds)) in glyphs.into_iter().enumerate() {
         // The few that stick out, such as a swash capital, are shrunk on their own.
         let scale = common.min(INK / bounds.width()).min(INK / bounds.height());
-        draw(font, id, bounds, scale, sheet, (column as u32 * CELL, top));
+        draw(font, id, bounds, scale, sheet, (column * CELL, top));
     }
     Ok(())
 }
@@ -147,8 +150,8 @@ fn draw(
     id: GlyphId,
     bounds: Rect,
     scale: f32,
-    sheet: &mut GrayImage,
-    corner: (u32, u32),
+    sheet: &mut Sheet,
+    corner: (usize, usize),
 ) {
     let middle = CELL as f32 / 2.0;
     let position = point(
@@ -164,7 +167,7 @@ fn draw(
         let cell = 0..CELL as i32;
         if cell.contains(&x) && cell.contains(&y) {
             let value = (coverage.clamp(0.0, 1.0) * 255.0).round() as u8;
-            sheet.put_pixel(corner.0 + x as u32, corner.1 + y as u32, image::Luma([value]));
+            sheet.pixels[(corner.1 + y as usize) * sheet.width + corner.0 + x as usize] = value;
         }
     });
 }
@@ -173,27 +176,25 @@ fn draw(
 mod tests {
     use super::*;
 
-    fn committed() -> (Listing, GrayImage) {
+    fn committed() -> (Listing, Sheet) {
         let folder = shell::root().join("data");
         let listing = read_listing(&folder).unwrap();
-        let sheet = image::open(folder.join("glyphs.png")).unwrap();
-        (listing, sheet.as_luma8().expect("8-bit grey").clone())
+        let sheet = Sheet::read(&fs::read(folder.join("glyphs.png")).unwrap()).unwrap();
+        (listing, sheet)
     }
 
     /// The pixels of one cell.
-    fn cell(sheet: &GrayImage, row: usize, column: usize) -> Vec<f64> {
-        let (left, top) = (column as u32 * CELL, row as u32 * CELL);
-        (0..CELL * CELL)
-            .map(|i| f64::from(sheet.get_pixel(left + i % CELL, top + i / CELL).0[0]))
-            .collect()
+    fn cell(sheet: &Sheet, row: usize, column: usize) -> Vec<f64> {
+        let (left, top) = (column * CELL, row * CELL);
+        (0..CELL * CELL).map(|i| f64::from(sheet.at(left + i % CELL, top + i / CELL))).collect()
     }
 
     #[test]
     fn picture_matches_listing() {
         let (listing, sheet) = committed();
         assert!(listing.typeface.len() >= 40);
-        assert_eq!(sheet.width(), CHARACTERS.len() as u32 * CELL);
-        assert_eq!(sheet.height(), listing.typeface.len() as u32 * CELL);
+        assert_eq!(sheet.width, CHARACTERS.len() * CELL);
+        assert_eq!(sheet.height, listing.typeface.len() * CELL);
         for group in GROUPS {
             let members = listing.typeface.iter().filter(|t| t.group == group).count();
             assert!(members >= 3, "{group}: {members}");
@@ -209,10 +210,10 @@ mod tests {
                 let place = format!("{} {character}", typeface.slug);
                 let ink: Vec<usize> = (0..pixels.len()).filter(|&i| pixels[i] > 0.0).collect();
                 assert!(pixels.iter().sum::<f64>() > 5.0 * 255.0, "{place}: blank");
-                for axis in [|i: usize| i % CELL as usize, |i: usize| i / CELL as usize] {
+                for axis in [|i: usize| i % CELL, |i: usize| i / CELL] {
                     let low = ink.iter().map(|&i| axis(i)).min().unwrap();
                     let high = ink.iter().map(|&i| axis(i)).max().unwrap();
-                    let off = (low + high).abs_diff(CELL as usize - 1);
+                    let off = (low + high).abs_diff(CELL - 1);
                     assert!(off <= 1, "{place}: ink from {low} to {high}");
                 }
             }

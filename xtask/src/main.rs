@@ -12,6 +12,9 @@ mod kernels;
 mod mutants;
 mod peers;
 mod python;
+#[allow(dead_code)]
+#[path = "../../examples/glyph_diffusion/sheet.rs"]
+mod sheet;
 mod shell;
 mod test;
 mod verify;

@@ -3,10 +3,8 @@
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
 
-use crate::data::SIDE;
+use crate::data::{SIDE, sheet};
 
 /// Colour a row of glyphs is printed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +42,7 @@ pub fn strip(images: &[f32], ink: Ink, scale: usize, title: &str) -> Result<Stri
             pixels[4 * (at / SIDE * width + x) + 3] = alpha;
         }
     }
-    let mut png = Vec::new();
-    PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
-        .write_image(&pixels, width as u32, height as u32, ExtendedColorType::Rgba8)?;
+    let png = sheet::write(&pixels, width, height, png::ColorType::Rgba)?;
     let (shown, title) = (width * scale, gradroute::report::html::escape(title));
     let data = STANDARD.encode(png);
     Ok(format!(

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
+use crate::data::sheet::Sheet;
 use crate::task::{Categories, Evidence, Part, Task, by_query};
 use mlp::{LAYERS, Mlp, WIDTHS};
 
@@ -60,14 +61,14 @@ impl Set {
         const SHEET: &[u8] =
             include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/digits.png"));
         const LABELS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/digits.txt"));
-        let sheet = image::load_from_memory(SHEET).context("data/digits.png")?.into_luma8();
+        let sheet = Sheet::read(SHEET).context("data/digits.png")?;
         let labels: Vec<u8> = LABELS.trim().bytes().map(|digit| digit - b'0').collect();
-        let room = sheet.width() as usize / 8 * (sheet.height() as usize / 8);
+        let room = sheet.width / 8 * (sheet.height / 8);
         ensure!(labels.len() == COUNT && room >= COUNT, "data/digits.*: not {COUNT} digits");
         let mut pixels = Vec::with_capacity(COUNT * WIDTHS[0]);
         for n in 0..COUNT {
             let (x, y) = (n % COLUMNS * 8, n / COLUMNS * 8);
-            let at = |k: usize| sheet.get_pixel((x + k % 8) as u32, (y + k / 8) as u32).0[0];
+            let at = |k: usize| sheet.at(x + k % 8, y + k / 8);
             pixels.extend((0..WIDTHS[0]).map(|k| f32::from(at(k)) / 240.0));
         }
         Ok(Self { pixels, labels })
