@@ -1,5 +1,8 @@
 //! What the benchmarks share: pools, paired timings and the table they are written to.
 
+#[path = "../../xtask/src/machine.rs"]
+mod machine;
+
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -120,7 +123,7 @@ pub struct Table {
 impl Table {
     /// With a title, a line about this machine's processor and the day, and the columns.
     pub fn new(title: &str, about: &str, columns: &[&str]) -> Self {
-        Self::of(title, &cpu(), about, columns)
+        Self::of(title, &machine::processor(), about, columns)
     }
 
     /// The same of another machine.
@@ -146,21 +149,6 @@ impl Table {
         std::fs::create_dir_all(folder).expect("the record's folder");
         std::fs::write(&path, &self.text).expect("the record");
         println!("written to benches/record/{name}-{}.md", today());
-    }
-}
-
-/// The processor's own name for itself.
-fn cpu() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
-    let (family, number) = (field("cpu family"), field("model\t"));
-    match (family, number) {
-        (Some(family), Some(number)) => format!("{model} (family {family}, model {number})"),
-        _ => model,
     }
 }
 

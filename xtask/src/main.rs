@@ -9,6 +9,7 @@ mod evaluate;
 mod gates;
 mod gpu;
 mod kernels;
+mod machine;
 mod mutants;
 mod peers;
 mod python;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::shell;
+use crate::{machine, shell};
 
 /// What to measure on, and how much.
 #[derive(Args)]
@@ -135,11 +135,7 @@ pub const ONE_THREAD: &str = "one thread of ";
 pub fn closing(share: &str) -> String {
     let date = Command::new("date").args(["-u", "+%F"]).output();
     let date = date.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
-    let processors = fs::read_to_string(Path::new("/proc/cpuinfo")).unwrap_or_default();
-    let model =
-        processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let model = model.map_or("a processor of unknown kind", |(_, name)| name.trim());
-    format!("\n{}, {share}{model}.\n", date.unwrap_or_default())
+    format!("\n{}, {share}{}.\n", date.unwrap_or_default(), machine::processor())
 }
 
 /// A value and its interval as a cell.

@@ -2,15 +2,15 @@
 //! `prevention` are made of.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 
+use super::statistics;
 use crate::shell;
 
 /// How many runs, and how long.
@@ -26,9 +26,6 @@ pub struct Arguments {
     #[arg(long)]
     no_runs: bool,
 }
-
-/// Resamples behind a confidence interval.
-const RESAMPLES: usize = 1000;
 
 /// A finished run.
 pub struct Run {
@@ -141,25 +138,13 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// Bootstrap over `units`, seeded: what is resampled are whole runs' glyphs, with all their copies
-/// or draws, since those depend on each other. Resamples of which the statistic is not a number, such as those
-/// without a unit that it is about, are left out.
+/// Bootstrap over `units`: what is resampled are whole runs' glyphs, with all their copies or draws,
+/// since those depend on each other. Resamples without a unit that the statistic is about, of which it
+/// is not a number, are left out.
 pub fn bootstrap(units: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
-    let mut rng = StdRng::seed_from_u64(1);
     let all: Vec<usize> = (0..units).collect();
-    let mut values: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let drawn: Vec<usize> = all.iter().map(|_| rng.random_range(0..units)).collect();
-            statistic(&drawn)
-        })
-        .collect();
-    values.retain(|value| !value.is_nan());
-    values.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| {
-        let last = values.len().saturating_sub(1) as f64;
-        values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN)
-    };
-    Estimate { value: statistic(&all), low: at(0.025), high: at(0.975) }
+    let Range { start: low, end: high } = statistics::bootstrap(units, &statistic);
+    Estimate { value: statistic(&all), low, high }
 }
 
 /// Share of pairs in which a positive scores above a negative, ties by half. Both weighted.

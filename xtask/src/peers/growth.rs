@@ -255,7 +255,7 @@ pub fn page(setting: &Setting, grown: &[Growth], threads: usize, date: &str) -> 
          plain pass in the same round with quartiles. Where nothing else is said: {} samples of {} rows, \
          {} channels in and out, exact norms and {} numbers of a sketch. *Exponent*: slope of the \
          logarithm of the time over the larger half of the sizes.\n",
-        super::table::processor(),
+        crate::machine::processor(),
         setting.format.name(),
         BASE.samples,
         BASE.rows,

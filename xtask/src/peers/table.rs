@@ -1,7 +1,6 @@
 //! The records in Markdown.
 
 use std::fmt::Write as _;
-use std::fs;
 
 use super::participants::Participant;
 use super::statistics::Spread;
@@ -29,7 +28,7 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
          how much of that the passes added to model and inputs, and the latter over what the plain\n\
          pass of the same framework adds. For all of them the C library's allocator keeps what is\n\
          freed.\n\n",
-        processor(),
+        crate::machine::processor(),
         setting.format.name(),
     );
     for peer in &setting.participants {
@@ -188,20 +187,6 @@ fn short(message: &str) -> String {
     match line.char_indices().nth(LONGEST) {
         Some((at, _)) => format!("{} …", &line[..at]),
         None => line,
-    }
-}
-
-/// The processor's own name for itself.
-pub fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
-    match (field("cpu family"), field("model\t")) {
-        (Some(family), Some(number)) => format!("{model} (family {family}, model {number})"),
-        _ => model,
     }
 }
 
