@@ -102,6 +102,15 @@ fn an_output_is_traced_from_a_query_file() {
     text(&["trace", "output", ledger, "--like", &like, "--html", path(&page)]);
     let page = fs::read_to_string(page).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.contains("<svg"), "{page}");
+    // Of another shape, one phase's is named, and the advice is the same.
+    let other = dir.path().join("other.json");
+    let mut shape: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    shape["draws"][0]["sketch"].as_array_mut().unwrap().truncate(8);
+    shape["blocks"] = 1.into();
+    fs::write(&other, shape.to_string()).unwrap();
+    let phases = ["trace", "output", ledger, "--query", path(&file), "--query", path(&other)];
+    let said = String::from_utf8_lossy(&gradroute(&phases).stderr).into_owned();
+    assert!(said.contains("queries[1]") && said.contains("Query::write"), "{said}");
     fs::write(&file, "{\"blocks\": 2}").unwrap();
     let refused = gradroute(&["trace", "output", ledger, "--query", path(&file)]);
     assert_eq!(refused.status.code(), Some(1));

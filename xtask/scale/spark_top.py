@@ -14,12 +14,13 @@ import pandas
 from codes import dot
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf
+from pyspark.sql.types import DoubleType
 
 
 def main(folder, query, sql):
     products = dot(folder, query)
 
-    @pandas_udf("double")
+    @pandas_udf(DoubleType())
     def scores(block: pandas.Series, sketch: pandas.Series) -> pandas.Series:
         return pandas.Series(products(block, sketch))
 

@@ -13,12 +13,14 @@ use crate::shell;
 pub fn environment(name: &str, what: &str, stamp: &str, arguments: &[&str]) -> Result<PathBuf> {
     let folder = shell::tools().join(name);
     let (pip, complete) = (folder.join("bin/pip"), folder.join("complete"));
-    if fs::read_to_string(&complete).is_ok_and(|found| found == stamp) {
+    // Its programs name their interpreter's place: an environment that was moved does not work.
+    let works = Command::new(&pip).arg("--version").output().is_ok_and(|it| it.status.success());
+    if works && fs::read_to_string(&complete).is_ok_and(|found| found == stamp) {
         return Ok(folder);
     }
     println!("installing {what} into .tools/{name}");
-    if !pip.exists() {
-        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))
+    if !works {
+        shell::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))
             .with_context(|| format!("{what}: Python packages, which need Python with venv"))?;
     }
     let install = ["install", "--disable-pip-version-check"];

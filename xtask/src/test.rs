@@ -27,8 +27,18 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "documentation",
-        // `candle-cuda` would need a CUDA toolkit; with the tests' features, whose kernels are built once.
-        arguments: &["doc", "--release", "--workspace", "--no-deps", "--features", "candle,cli"],
+        // With the examples, and so with the features that tests and lints have: what these checked is not
+        // checked again. Not `candle-cuda`, which would need a CUDA toolkit.
+        arguments: &[
+            "doc",
+            "--release",
+            "--workspace",
+            "--no-deps",
+            "--lib",
+            "--bin",
+            "xtask",
+            "--examples",
+        ],
         variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
     Step {

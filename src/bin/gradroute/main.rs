@@ -95,10 +95,15 @@ fn advice(problem: &gradroute::Error) -> Option<&'static str> {
         Error::Ledger { .. } => {
             Some("Run `gradroute verify` on the ledger: it names every file that was altered.")
         }
-        Error::Argument { argument, .. } if argument == "query" => Some(
-            "A query file is what provenance::Query::write leaves: sketches of the run's own \
+        // `queries[n]` where each phase of the run has one.
+        Error::Argument { argument, .. }
+            if argument == "query" || argument.starts_with("queries[") =>
+        {
+            Some(
+                "A query file is what provenance::Query::write leaves: sketches of the run's own \
              projection, one per draw.",
-        ),
+            )
+        }
         Error::Argument { argument, .. } if argument == "category" || argument == "sample" => {
             Some("`gradroute inspect` lists the categories; `gradroute export … samples` the ids.")
         }
