@@ -167,8 +167,8 @@ impl<'a> Call<'a> {
         layer, at.offsets, parts, tiles, length, self.plan.sketch_factor(), at.sketch }
     }
 
-    /// What becomes of a column of each sample's gradient, `g [N, outputs]`, of samples that have rows: the weighted sum and the
-    /// squared norms where there are buffers for them, and its share of the sketch, added.
+    /// What becomes of a column of each sample's gradient, `g [N, outputs]` for samples that have rows: the
+    /// weighted sum and the squared norms where there are buffers for them, and its share of the sketch, added.
     pub(super) fn column(
         &self,
         g: CUdeviceptr,

@@ -34,8 +34,8 @@
 //!
 //! [`Plan::run`] takes cudarc's views and finds every mistake before the launch; [`Plan::launch`] takes raw
 //! device addresses; [`Cuda`] is the same behind host slices, as a [`crate::ops::Backend`].
-//! [`Device::observe`] shows every launch to a tracer or a timer. [`Device::check_abi`] compares the layout of parameters between the two
-//! compilers.
+//! [`Device::observe`] shows every launch to a tracer or a timer. [`Device::check_abi`] compares the layout of
+//! parameters between the two compilers.
 
 mod abi;
 mod backend;

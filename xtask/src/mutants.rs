@@ -54,7 +54,8 @@ pub fn run(only: Option<&str>) -> Result<()> {
     let found = workshop.test_all(&chosen)?;
     let fresh = |one: &Mutant| found.get(&one.name).filter(|found| found.key == workshop.key(one));
     let file = shell::root().join(table::FILE);
-    std::fs::write(file, table::write(&mutants, &|one| fresh(one)))?;
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    std::fs::write(file, table::write(&mutants, &|one| fresh(one), &before))?;
     let survived = |one: &&Mutant| fresh(one).is_some_and(|found| found.caught.is_none());
     let survivors: Vec<&str> =
         mutants.iter().filter(survived).map(|one| one.name.as_str()).collect();
