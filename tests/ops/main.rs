@@ -46,6 +46,8 @@ macro_rules! suite {
                 nan_is_selected_f32: selection::routed_away_samples::<_, f32>,
                 nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,
                 nan_stays_out_of_owned_regions: selection::owned_regions,
+                one_factor_alone_f32: selection::one_factor_alone::<_, f32>,
+                one_factor_alone_bf16: selection::one_factor_alone::<_, bf16>,
                 nothing_to_add_changes_nothing: selection::nothing_to_add,
                 wrong_inputs_are_named: arguments::wrong_inputs,
                 wrong_outputs_are_named: arguments::wrong_outputs,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use gradroute::problem::Element;
 use gradroute::routing::LayerRouting;
 
-use crate::support::case::{Case, Problem};
+use crate::support::case::{Case, Problem, Setup};
 use crate::support::catalogue::representatives;
 use crate::support::run::{Ask, Tested, run_all, run_on};
 use crate::support::weights::{CATEGORIES, Pattern, record, sketches};
@@ -16,15 +16,20 @@ const AWAY: u32 = 1;
 /// Sets the weights of category [`AWAY`] in some regions.
 fn set_weights<T: Element>(case: &mut Case<T>, regions: Range<usize>, route: f32, flow: f32) {
     for setup in &mut case.layers {
-        let old = setup.routing.take().unwrap();
-        let first = AWAY as usize * old.regions().len();
-        let of = first + regions.start..first + regions.end.min(old.regions().len());
-        let (mut routes, mut flows) = (old.route_table().to_vec(), old.flow_table().to_vec());
-        routes[of.clone()].fill(route);
-        flows[of].fill(flow);
-        let new = LayerRouting::new(old.regions().clone(), CATEGORIES, routes, flows);
-        setup.routing = Some(new.unwrap());
+        set_weights_of(setup, regions.clone(), route, flow);
     }
+}
+
+/// The same of one layer.
+fn set_weights_of(setup: &mut Setup, regions: Range<usize>, route: f32, flow: f32) {
+    let old = setup.routing.take().unwrap();
+    let first = AWAY as usize * old.regions().len();
+    let of = first + regions.start..first + regions.end.min(old.regions().len());
+    let (mut routes, mut flows) = (old.route_table().to_vec(), old.flow_table().to_vec());
+    routes[of.clone()].fill(route);
+    flows[of].fill(flow);
+    let new = LayerRouting::new(old.regions().clone(), CATEGORIES, routes, flows);
+    setup.routing = Some(new.unwrap());
 }
 
 /// The same case with NaN and infinities wherever the routed-away samples stand.
@@ -90,6 +95,32 @@ pub fn routed_away_samples<B: Tested, T: Element>(make: impl Fn() -> B) {
                     };
                     assert!(gone.iter().all(stopped), "{}: flow weight 0", case.name);
                 }
+            }
+        }
+    }
+}
+
+/// A sample that trains one factor of a LoRA branch and not the other: what is asked beside the gradients
+/// changes none of them.
+pub fn one_factor_alone<B: Tested, T: Element>(make: impl Fn() -> B) {
+    let mut backend = make();
+    let loras = representatives::<B>().into_iter();
+    let loras = loras.filter(|(_, problem)| matches!(problem, Problem::Lora(_)));
+    for (c, (name, problem)) in loras.enumerate() {
+        for away_from in 0..2 {
+            let mut case = Case::<T>::random(&name, problem.clone(), c as u64);
+            Pattern::Fractional.apply(&mut case, c as u64);
+            set_weights(&mut case, 0..9, 0.5, 1.0);
+            set_weights_of(&mut case.layers[away_from], 0..9, 0.0, 1.0);
+            let alone = Ask { dw: true, ..Ask::default() };
+            let alone = run_on(&mut backend, &case, alone, &|_| f32::NAN);
+            let all = run_all(&mut backend, &case);
+            for (alone, all) in alone.layers.iter().zip(&all.layers) {
+                // Sums may be taken in another order; a sample's share is far more.
+                let largest = all.dw.iter().fold(0.0_f32, |most, dw| most.max(dw.abs()));
+                let close = |(alone, all): (&f32, &f32)| (alone - all).abs() <= 1e-4 * largest;
+                let same = alone.dw.iter().zip(&all.dw).all(close);
+                assert!(same, "{name}, away from {away_from}");
             }
         }
     }

@@ -255,7 +255,7 @@ pub fn representatives<B: Tested>() -> Vec<Named> {
     covered::<B>(vec![
         linear(rows.clone(), 10, 14, true),
         linear(one_each, 33, 18, true),
-        linear(long, 24, 20, false),
+        linear(long.clone(), 24, 20, false),
         conv2d("plain", conv),
         conv2d("groups", Conv2dSpec { groups: 4, stride: [2, 2], ..conv }),
         conv2d("circular", Conv2dSpec { padding_mode: PaddingMode::Circular, ..conv }),
@@ -264,6 +264,7 @@ pub fn representatives<B: Tested>() -> Vec<Named> {
         norm("group", Norm::group(6, 8, 4, 2, 0.0)),
         ("embedding".into(), Problem::Embedding(Embedding::new(rows.clone(), 6, 9).unwrap())),
         ("lora".into(), Problem::Lora(Lora::new(rows, 12, 10, 4, 0.5).unwrap())),
+        ("lora of many rows".into(), Problem::Lora(Lora::new(long, 12, 10, 4, 0.5).unwrap())),
     ])
 }
 
