@@ -207,6 +207,10 @@ pub fn loras() -> Vec<Named> {
             all.push((name, Problem::Lora(problem)));
         }
     }
+    // Samples without rows before and between others of many.
+    let rows = Rows::new([0, 0, 17, 17, 20]).unwrap();
+    let gaps = Lora::new(rows, 6, 10, 4, 0.5).unwrap();
+    all.push(("lora with gaps".into(), Problem::Lora(gaps)));
     all
 }
 
