@@ -161,8 +161,7 @@ pub(super) fn plan_formed(
 /// has more than 32 rows, and the sketch is one of the rows. For `dW` alone: a sample has 128 or fewer
 /// on average. The wish comes first, if it is possible.
 fn choose(common: &Common, extent: Extent) -> Path {
-    let request = &common.wish.request;
-    let recorded = request.norms || common.sketched();
+    let recorded = common.recorded();
     let few = extent.longest <= u64::from(abi::GRADROUTE_FEW_ROWS) && sketches_rows(common);
     let together = extent.rows <= ROWS_TOGETHER * u64::from(common.layer.samples);
     // Rows of 32 samples are counted in 32 bits.
@@ -197,8 +196,7 @@ fn sketches_rows(common: &Common) -> bool {
 /// Whether every sample whose bias gradient is asked for is one that the tiles need: all are where something
 /// is recorded; else one weight has to hold for the tile and the bias.
 fn sums_rows(common: &Common) -> bool {
-    let recorded = common.wish.request.norms || common.sketched();
-    let all = recorded || common.layer.regions <= 1 && !common.wish.bias_norms;
+    let all = common.recorded() || common.layer.regions <= 1 && !common.wish.bias_norms;
     common.bias_asked() && common.forms() && all
 }
 
@@ -323,7 +321,7 @@ impl Call<'_> {
     pub(super) fn records(&self, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {
         let (at, [route, ..]) = (self.at, self.tables);
         let layer = self.aligned(&[(x, self.plan.layer.inputs), (dy, self.plan.layer.outputs)]);
-        if (!self.plan.wish.request.norms && !self.plan.sketched()) || layer.samples == 0 {
+        if !self.plan.recorded() || layer.samples == 0 {
             return Ok(());
         }
         let grid = Grid::plain(layer.samples, 1);

@@ -181,9 +181,14 @@ impl Common {
         self.layer.sketch != abi::GRADROUTE_SKETCH_NONE
     }
 
+    /// Whether anything is recorded of the weights' gradients.
+    pub(super) fn recorded(&self) -> bool {
+        self.wish.request.norms || self.sketched()
+    }
+
     /// Whether anything is asked of the weights' gradients.
     pub(super) fn forms(&self) -> bool {
-        self.wish.request.dw || self.wish.request.norms || self.sketched()
+        self.wish.request.dw || self.recorded()
     }
 
     /// Whether anything is asked of the biases' gradients.
