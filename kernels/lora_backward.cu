@@ -27,20 +27,18 @@ __device__ inline void load_widened(char *to, const T *from, uint64_t row, uint6
     }
 }
 
-// Which sides are f32, the others being T: of the first factor the left one, the gradient that reaches it; of
-// the second the right one, what the first made of X; of rows that lora_gather made, both.
-constexpr uint32_t LEFT_WIDE = 1, RIGHT_WIDE = 2;
-
+// Of the first factor dY is f32, the gradient that reaches it; of the second X, what the first made of it; of
+// rows that lora_gather made, both.
 template <typename T>
 struct MixedOperands {
-    const void *left, *right;
+    const void *dy, *x;
     uint32_t wide;
-    Columns left_columns, right_columns;
+    Columns dy_columns, x_columns;
     bool aligned;
 
     __device__ void load(char *to, uint32_t, uint64_t row, uint64_t end) const {
-        side(to, left, wide & LEFT_WIDE, row, end, left_columns);
-        side(to + Upright<float>::BYTES, right, wide & RIGHT_WIDE, row, end, right_columns);
+        side(to, dy, wide & GRADROUTE_LORA_DY_WIDE, row, end, dy_columns);
+        side(to + Upright<float>::BYTES, x, wide & GRADROUTE_LORA_X_WIDE, row, end, x_columns);
     }
     __device__ void side(char *to, const void *from, bool is_wide, uint64_t row, uint64_t end,
                          const Columns &columns) const {

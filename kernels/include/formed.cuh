@@ -65,9 +65,7 @@ struct Formed {
                 shared.output_signs[at] = sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, o, 0);
                 shared.input_signs[at] = sign_word(layer.seed, layer.layer, SIDE_INPUTS, i, 0);
             }
-        }
-        if (threadIdx.x < TILE) {
-            shared.bias[threadIdx.x] = 0.0f;
+            shared.bias[at] = 0.0f;
         }
         if (count) {
             draw_places(reinterpret_cast<uint32_t *>(beside), layer, tile.o, tile.i, place);
@@ -85,8 +83,7 @@ struct Formed {
     // Whether sample n matters, and its weight, if one holds for the tile.
     __device__ bool needs(uint32_t n, float &weight) const {
         weight = uniform ? routing.weight(n, region) : routing.away(n) ? 0.0f : 1.0f;
-        return layer.flags & GRADROUTE_NORMS || layer.sketch != GRADROUTE_SKETCH_NONE
-            || weight != 0.0f;
+        return routing.recorded() || weight != 0.0f;
     }
 
     // All threads of the block.

@@ -59,6 +59,10 @@ typedef struct GradrouteProbeParams {
 #define GRADROUTE_LORA_GROUPS 20
 #define GRADROUTE_LORA_RANK_MOST 32
 
+/* Which sides of lora_wgrad are f32, the others being in the inputs' format: dY, X. */
+#define GRADROUTE_LORA_DY_WIDE 1
+#define GRADROUTE_LORA_X_WIDE 2
+
 /* Any layer: its gradient matrix G [outputs, inputs], how it is routed and what is recorded.
  *
  * With regions = 0 every weight is 1. Otherwise the map of regions is an array of 32-bit words:

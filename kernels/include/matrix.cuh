@@ -85,6 +85,10 @@ __device__ inline float split_scale(float magnitude) {
     }
     return power_scale(magnitude);
 }
+// One over a power of two.
+__device__ inline float power_inverse(float power) {
+    return __uint_as_float(0x7F000000u - __float_as_uint(power));
+}
 
 // ±1 twice: negative where bit `bit` of a row's signs is set.
 template <typename T>

@@ -40,6 +40,10 @@ struct Routing {
         }
         return layer.regions != 0;
     }
+    // Whether a sample matters whatever its weight.
+    __device__ bool recorded() const {
+        return layer.flags & GRADROUTE_NORMS || layer.sketch != GRADROUTE_SKETCH_NONE;
+    }
 
     __device__ uint32_t output_span(uint32_t o) const {
         return layer.regions == 0 ? 0 : span(map, layer.output_spans, o);

@@ -29,7 +29,7 @@ __device__ inline float largest(const Accumulator &acc) {
 __device__ inline void project_columns(float (&product)[4][4], const Accumulator &acc, int half,
                                        float scale, const uint32_t *signs, uint32_t bit,
                                        const Place &place) {
-    const float back = __uint_as_float(0x7F000000u - __float_as_uint(scale));
+    const float back = power_inverse(scale);
 #pragma unroll
     for (int o = 0; o < 4; ++o) {
         product[o][0] = product[o][1] = product[o][2] = product[o][3] = 0.0f;
@@ -98,7 +98,7 @@ __device__ inline void project_rows(float (&sum)[4], const float (&own)[8], floa
     sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
     multiply<__half>(sum, high, b0, b1);
     multiply<__half>(sum, low, b0, b1);
-    const float back = __uint_as_float(0x7F000000u - __float_as_uint(scale));
+    const float back = power_inverse(scale);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
         sum[e] *= back;

@@ -10,7 +10,10 @@ use super::buffers::{Operand, Operands, check_addresses};
 use super::call::{Call, Pointers, aligned, launch};
 use super::device::{Device, Grid};
 use super::formed::{Extent, FormedPlan, plan_formed, tiles};
-use super::generated::{GRADROUTE_THREADS, GradrouteLayer};
+use super::generated::{
+    GRADROUTE_LORA_DY_WIDE as DY_WIDE, GRADROUTE_LORA_X_WIDE as X_WIDE, GRADROUTE_THREADS,
+    GradrouteLayer,
+};
 use super::linear::product;
 use super::lora_factors::{OnePass, plan_one_pass};
 use super::plan::{Common, Parts, Properties, Wish};
@@ -47,8 +50,6 @@ struct Places {
 }
 
 /// Which of a factor's `dy` and `x` are f32, for `lora_wgrad`.
-const DY_WIDE: u32 = 1;
-const X_WIDE: u32 = 2;
 const BOTH_WIDE: u32 = DY_WIDE | X_WIDE;
 
 /// Plans a LoRA branch's backward pass; `wishes` are of `A` and of `B`. That `dx` is wanted is `A`'s.

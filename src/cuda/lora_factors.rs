@@ -140,7 +140,7 @@ impl OnePass {
         b.dy, a.weight, turned, scale, self.chunk, self.stages, partials, d }?;
         let numbers = u64::from(rank) * (u64::from(inputs) + u64::from(outputs));
         let grid = Grid::plain(numbers.div_ceil(1024).min(256) as u32, layer.samples);
-        launch! { second, "lora_factors", "lora_gather", grid;
+        launch! { second, "lora_gather", "lora_gather", grid;
         layer, of_a, b.offsets, b.categories, route, b.gates, a_categories, a_route, a_gates, partials,
         self.parts, self.chunk, x, dy, unit, starts }?;
         Ok(gathered)
