@@ -4,17 +4,18 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// nvcc's arguments: machine code for every architecture and PTX for the lowest, uncompressed so
-/// that the PTX can be read without the driver. Beside the target comes a depfile.
+/// nvcc's arguments: PTX for the lowest of the architectures, which are in order, and machine code for each, all
+/// assembled from that PTX. So it is compiled once, and what is tested by executing it is what every device
+/// runs. Uncompressed, so that the PTX can be read without the driver. Beside the target comes a depfile.
 pub fn arguments(source: &Path, target: &Path, include: &Path, archs: &[u32]) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["-fatbin", "-std=c++17", "-O3", "--no-compress", "--threads=0", "-Xptxas=-v,-warn-spills"]
             .map(String::from)
             .into();
-    for (place, arch) in archs.iter().enumerate() {
-        let ptx = if place == 0 { format!(",compute_{arch}") } else { String::new() };
+    if let Some(lowest) = archs.first() {
+        let codes: String = archs.iter().map(|arch| format!(",sm_{arch}")).collect();
         arguments.push("-gencode".into());
-        arguments.push(format!("arch=compute_{arch},code=[sm_{arch}{ptx}]"));
+        arguments.push(format!("arch=compute_{lowest},code=[compute_{lowest}{codes}]"));
     }
     arguments.push("-MD".into());
     let depfile = target.with_extension("d");
