@@ -21,7 +21,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDType;
@@ -29,6 +29,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Layout, Shape, Storage, Tensor};
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr, ValidAsZeroBits};
 
+use super::lora::{self, LoraOp};
 use super::op::{Grads, LayerOp};
 use super::problem::Problem;
 use super::recorder::refused;
@@ -36,11 +37,11 @@ use super::tensors::Number;
 use crate::cuda::{
     Cuda, Device, DeviceCategories, DeviceGrad, DeviceInputs, DeviceOutputs, DeviceRouted,
     DeviceRouting, DeviceRows, ImageLayout, Wish, plan_conv2d, plan_embedding, plan_linear,
-    plan_norm, upload,
+    plan_lora, plan_norm, upload,
 };
 use crate::ops::plan::Request;
-use crate::ops::{LayerOutputs, Options};
-use crate::problem::{Element, GradientShape};
+use crate::ops::{LayerOutputs, LoraOutputs, Options};
+use crate::problem::{Element, GradientShape, Lora, Rows};
 use crate::routing::LayerRouting;
 use crate::{Error, Result};
 
@@ -179,21 +180,31 @@ struct Batch {
 }
 
 impl Batch {
-    fn upload(stream: &Arc<CudaStream>, problem: &Problem, options: &Options) -> Result<Self> {
-        let tokens = match problem {
-            Problem::Embedding(_, tokens) => Some(upload(stream, tokens)?),
-            _ => None,
-        };
+    fn upload(
+        stream: &Arc<CudaStream>,
+        rows: &Rows,
+        tokens: Option<&[u32]>,
+        options: &Options,
+    ) -> Result<Self> {
         let categories = options.routing.map(|routing| {
             let known = routing.layer.categories() as u32;
             DeviceCategories::upload(stream, routing.categories, known)
         });
         let gates = options.routing.and_then(|routing| routing.gates);
         Ok(Self {
-            rows: DeviceRows::upload(stream, &problem.rows()?)?,
-            tokens,
+            rows: DeviceRows::upload(stream, rows)?,
+            tokens: tokens.map(|tokens| upload(stream, tokens)).transpose()?,
             categories: categories.transpose()?,
             gates: gates.map(|gates| upload(stream, gates)).transpose()?,
+        })
+    }
+
+    /// For a layer, whose routing is on the device if there are categories.
+    fn routed<'a>(&'a self, on: &'a OnDevice, index: usize) -> Option<DeviceRouted<'a>> {
+        self.categories.as_ref().map(|categories| DeviceRouted {
+            layer: &on.routings[&index].1,
+            categories,
+            gates: self.gates.as_ref().map(|gates| gates.as_view()),
         })
     }
 }
@@ -211,7 +222,11 @@ impl Devices {
         out: LayerOutputs<T>,
     ) -> candle_core::Result<()> {
         let on = self.get(device)?;
-        let batch = Batch::upload(on.cuda.stream(), problem, options)?;
+        let tokens = match problem {
+            Problem::Embedding(_, tokens) => Some(&**tokens),
+            _ => None,
+        };
+        let batch = Batch::upload(on.cuda.stream(), &problem.rows()?, tokens, options)?;
         if let Some(routing) = options.routing {
             on.upload(index, routing.layer)?;
         }
@@ -225,23 +240,67 @@ impl Devices {
             inputs.weight = Some(view(&weight, weight_layout)?);
         }
         inputs.tokens = batch.tokens.as_ref().map(|tokens| tokens.as_view());
-        inputs.routing = batch.categories.as_ref().map(|categories| DeviceRouted {
-            layer: &on.routings[&index].1,
-            categories,
-            gates: batch.gates.as_ref().map(|gates| gates.as_view()),
-        });
-        let wish = on.cuda.wish(options, gradients.dx.is_some(), &out)?;
-        let (dw, db) = (gradients.dw.is_some(), gradients.db.is_some());
-        let request = Request { dw, db, ..wish.request };
-        let wish = Wish { native: true, request, ..wish };
+        inputs.routing = batch.routed(on, index);
+        let wish = on.wish(options, gradients, &out)?;
         let elements = operands.x.map_or(0, |x| x.elem_count());
         let outputs = gradients.outputs(elements, problem.gradient());
         on.run(problem, wish, inputs, outputs, out)?;
         Ok(())
     }
+
+    /// The same of a low-rank branch: `options`, `gradients` and `indices` are of `A` and of `B`.
+    pub fn backward_lora<T: DeviceNumber>(
+        &mut self,
+        device: &CudaDevice,
+        (problem, indices): (&Lora, [usize; 2]),
+        options: [&Options; 2],
+        operands: lora::Operands,
+        gradients: [&mut Gradients<T>; 2],
+        out: LoraOutputs<T>,
+    ) -> candle_core::Result<()> {
+        let on = self.get(device)?;
+        let batch = Batch::upload(on.cuda.stream(), problem.rows(), None, options[0])?;
+        for (index, options) in indices.into_iter().zip(options) {
+            if let Some(routing) = options.routing {
+                on.upload(index, routing.layer)?;
+            }
+        }
+        let lora::Operands { x, a, b, dy } = operands;
+        let [x, a, b, dy] = [x, a, b, dy].map(Tensor::storage_and_layout);
+        let mut inputs = [DeviceInputs::<T>::new(&batch.rows), DeviceInputs::new(&batch.rows)];
+        for (inputs, index) in inputs.iter_mut().zip(indices) {
+            inputs.routing = batch.routed(on, index);
+        }
+        let [of_a, of_b] = &mut inputs;
+        (of_a.x, of_a.weight) = (Some(view(&x.0, x.1)?), Some(view(&a.0, a.1)?));
+        (of_b.dy, of_b.weight) = (Some(view(&dy.0, dy.1)?), Some(view(&b.0, b.1)?));
+        let [to_a, to_b] = gradients;
+        let wishes = [on.wish(options[0], to_a, &out.a)?, on.wish(options[1], to_b, &out.b)?];
+        let plan = plan_lora(problem, T::DTYPE, wishes, &on.cuda.properties())?;
+        let elements = operands.x.elem_count();
+        let outputs = [
+            to_a.outputs(elements, problem.a().gradient()),
+            to_b.outputs(elements, problem.b().gradient()),
+        ];
+        on.cuda.record_lora(&plan, inputs, outputs, out)?;
+        Ok(())
+    }
 }
 
 impl OnDevice {
+    /// What is wished for: gradients that have a place on the device, and records.
+    fn wish<T: DeviceNumber>(
+        &self,
+        options: &Options,
+        gradients: &Gradients<T>,
+        records: &LayerOutputs<T>,
+    ) -> Result<Wish> {
+        let wish = self.cuda.wish(options, gradients.dx.is_some(), records)?;
+        let (dw, db) = (gradients.dw.is_some(), gradients.db.is_some());
+        let request = Request { dw, db, ..wish.request };
+        Ok(Wish { native: true, request, ..wish })
+    }
+
     fn run<T: Element>(
         &self,
         problem: &Problem,
@@ -281,12 +340,12 @@ impl LayerOp {
         bias: Option<&Tensor>,
         dy: &Tensor,
     ) -> candle_core::Result<Grads> {
-        let mut guard = self.handle.recorder.lock();
+        let mut guard = self.call.handle.recorder.lock();
         let wanted = self.wanted(&guard, x, weight, bias);
         let mut gradients = Gradients::<T>::new(device, wanted)?;
         let mut devices = std::mem::take(&mut guard.devices);
         let operands = Operands { x, weight, dy };
-        let call = (&self.problem, self.handle.index.unwrap_or(usize::MAX));
+        let call = (&self.problem, self.call.handle.index.unwrap_or(usize::MAX));
         let none = super::slot::Gradients { dw: None, db: None };
         let done = self.record(&mut guard, none, |options, out| {
             devices.backward(device, call, options, operands, &mut gradients, out)
@@ -296,20 +355,57 @@ impl LayerOp {
         self.stash(&mut guard, x, dy)?;
         Ok(gradients.tensors(device, wanted))
     }
+}
 
-    /// What candle computed, as a forward pass hands it over.
-    pub fn ready(&self) -> candle_core::Result<(CudaStorage, Shape)> {
-        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(y) = ready else {
+impl LoraOp {
+    /// As [`LayerOp::run_on_device`].
+    pub fn run_on_device<T: DeviceNumber>(
+        &self,
+        device: &CudaDevice,
+        tensors: lora::Operands,
+    ) -> candle_core::Result<Grads> {
+        let mut guard = self.calls[0].handle.recorder.lock();
+        let [x, a, b] = self.wanted(&guard, tensors);
+        let mut of_a = Gradients::<T>::new(device, [x, a, None])?;
+        let mut of_b = Gradients::<T>::new(device, [None, b, None])?;
+        let mut devices = std::mem::take(&mut guard.devices);
+        let call = (&self.problem, self.indices());
+        let none = || super::slot::Gradients { dw: None, db: None };
+        let done = self.record(&mut guard, [none(), none()], |options, out| {
+            let gradients = [&mut of_a, &mut of_b];
+            devices.backward_lora(device, call, options, tensors, gradients, out)
+        });
+        guard.devices = devices;
+        done?;
+        self.stash(&mut guard, tensors)?;
+        let [dx, da, _] = of_a.tensors(device, [x, a, None]);
+        let [_, db, _] = of_b.tensors(device, [None, b, None]);
+        Ok([dx, da, db])
+    }
+}
+
+/// What candle computed from tensors on a CUDA device, on its way through the op that has its gradient.
+#[derive(Debug, Default)]
+pub(super) struct Ready(Mutex<Option<Tensor>>);
+
+impl Ready {
+    pub fn put(&self, y: Tensor) -> candle_core::Result<()> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(y.contiguous()?);
+        Ok(())
+    }
+
+    /// As a layer's forward pass hands it over, with this shape.
+    pub fn take(&self, path: &str, shape: &Shape) -> candle_core::Result<(CudaStorage, Shape)> {
+        let Some(y) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Err(refused(
-                format!("a forward pass of layer {}", self.handle.path),
+                format!("a forward pass of layer {path}"),
                 "its operands are on a CUDA device, but its weight is not",
             )
             .into());
         };
         let (storage, layout) = y.storage_and_layout();
         match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, self.output.clone())),
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, shape.clone())),
             _ => unreachable!("it was computed from tensors on a CUDA device"),
         }
     }

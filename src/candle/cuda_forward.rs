@@ -4,7 +4,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use super::problem::Problem;
 use super::recorder::refused;
-use crate::problem::{Conv2d, Norm, NormKind, PaddingMode};
+use crate::problem::{Conv2d, Lora, Norm, NormKind, PaddingMode};
 
 impl Problem {
     /// The output, in whatever shape; none of candle's backward passes belongs to it.
@@ -29,6 +29,15 @@ impl Problem {
                 weight.index_select(&tokens, 0)
             }
         }
+    }
+}
+
+impl Lora {
+    /// The branch's output, likewise.
+    pub(super) fn forward_tensors(&self, x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let rows = x.detach().reshape((self.rows().total(), self.in_features()))?;
+        let hidden = rows.matmul(&a.detach().t()?)?;
+        hidden.matmul(&b.detach().t()?)? * f64::from(self.scale())
     }
 }
 
@@ -132,6 +141,19 @@ mod tests {
             assert!((given - expected).abs() < 1e-4, "{problem:?}: {given}, not {expected}");
         }
         assert!(tensors.iter().any(|&y| y != 0.0));
+    }
+
+    #[test]
+    fn a_branch_is_both_factors_and_its_scale() {
+        let tensor = |values: &[f32], shape: [usize; 2]| {
+            Tensor::from_slice(values, &shape, &Device::Cpu).unwrap()
+        };
+        let lora = Lora::new(Rows::uniform(2, 1).unwrap(), 2, 2, 1, 0.5).unwrap();
+        let x = tensor(&[1.0, 2.0, 3.0, -1.0], [2, 2]);
+        let (a, b) = (tensor(&[2.0, 4.0], [1, 2]), tensor(&[3.0, -1.0], [2, 1]));
+        let y = lora.forward_tensors(&x, &a, &b).unwrap();
+        // X Aᵀ is 10 and 2.
+        assert_eq!(y.to_vec2::<f32>().unwrap(), [[15.0, -5.0], [3.0, -1.0]]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::op::{Handle, apply};
+use super::op::{Call, Handle, LayerOp, apply};
 use super::parameters::{Init, Scope};
 use super::problem::Problem;
 use super::recorder::refused;
@@ -94,9 +94,14 @@ impl Layer {
         x: Option<&Tensor>,
         output: impl Into<Shape>,
     ) -> Result<Tensor> {
-        let op = self.handle.call(problem, output.into())?;
+        let op = LayerOp::new(self.announce(problem.samples())?, problem, output.into());
         let x = x.map(Tensor::contiguous).transpose()?;
         apply(op, x.as_ref(), &self.weight, self.bias.as_ref())
+    }
+
+    /// Announces a call of so many samples.
+    pub fn announce(&self, samples: usize) -> crate::Result<Call> {
+        self.handle.call(samples)
     }
 }
 

@@ -1,18 +1,17 @@
-//! Routed linear layer and low-rank adapter.
+//! Routed linear layer.
 
 use candle_core::{Module, Result, Tensor};
 
-use super::layers::{Layer, expect_shape};
+use super::layers::Layer;
 use super::parameters::{Init, Scope};
 use super::problem::Problem;
-use crate::Error;
 use crate::problem::{Linear, Rows};
 use crate::routing::LayerSpec;
 
 /// `Y = X Wᵀ + b` over the last dimension: `X [N, …, in]`, `Y [N, …, out]`. A sample is the
 /// first dimension; those between are its rows.
 #[derive(Clone, Debug)]
-pub struct RoutedLinear(Layer);
+pub struct RoutedLinear(pub(super) Layer);
 
 impl RoutedLinear {
     /// A new layer; weight and bias start uniform in `±1/√in`, as PyTorch's do.
@@ -64,48 +63,5 @@ impl Module for RoutedLinear {
         let mut dims = x.dims().to_vec();
         dims[x.rank() - 1] = out;
         self.0.call(Problem::Linear(problem), Some(x), dims)
-    }
-}
-
-/// A linear layer with a low-rank adapter (Hu et al. 2022): `Y = base(X) + scale · (X Aᵀ) Bᵀ`.
-/// The factors are layers of their own, `path.lora_a` and `path.lora_b`; the base stays as it
-/// is, frozen when it was made from plain tensors.
-#[derive(Clone, Debug)]
-pub struct RoutedLora {
-    base: RoutedLinear,
-    a: RoutedLinear,
-    b: RoutedLinear,
-    scale: f64,
-}
-
-impl RoutedLora {
-    /// Wraps `base`; `A` starts uniform as a linear layer does, `B` at 0, `scale` is
-    /// `alpha / rank`.
-    ///
-    /// # Errors
-    /// As [`RoutedLinear::new`]; for a rank of 0 or an `alpha` that is not finite.
-    pub fn new(base: RoutedLinear, rank: usize, alpha: f64, scope: &Scope) -> Result<Self> {
-        if rank == 0 || !alpha.is_finite() {
-            let expected = "a rank of at least 1 and a finite alpha";
-            return Err(Error::argument("rank", expected, format!("{rank}, {alpha}")).into());
-        }
-        let (out, input) = base.weight().dims2()?;
-        let a = RoutedLinear::new(input, rank, false, &scope.at("lora_a"))?;
-        let b_scope = scope.at("lora_b").reads(a.path()).zeros();
-        let b = RoutedLinear::new(rank, out, false, &b_scope)?;
-        expect_shape("lora_b", b.weight(), &[out, rank])?;
-        Ok(Self { base, a, b, scale: alpha / rank as f64 })
-    }
-
-    /// The wrapped layer.
-    pub fn base(&self) -> &RoutedLinear {
-        &self.base
-    }
-}
-
-impl Module for RoutedLora {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let branch = self.b.forward(&self.a.forward(x)?)?;
-        self.base.forward(x)? + (branch * self.scale)?
     }
 }

@@ -10,13 +10,15 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType,
 };
 
+use super::governance::Governance;
 use super::problem::{Problem, Slices};
-use super::recorder::{Phase, Recorder, State, refused};
+use super::recorder::{Layer, Phase, Recorder, State, refused};
 use super::slot::Gradients;
 use super::tensors::{Number, by_dtype, cpu_slice, slice};
 use crate::Error;
 use crate::ops::{LayerOutputs, Options, Routing};
 use crate::problem::Element;
+use crate::projection::Sketch;
 
 /// A layer's parameters and its place in the recorder; a frozen layer has none.
 #[derive(Clone, Debug)]
@@ -27,12 +29,11 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Announces a call in the forward pass. The result belongs to the open step or probe, or
-    /// to none, and then it has no backward.
-    pub fn call(&self, problem: Problem, output: Shape) -> crate::Result<LayerOp> {
+    /// Announces a call in the forward pass, of so many samples. The result belongs to the open step or
+    /// probe, or to none, and then it has no backward.
+    pub fn call(&self, given: usize) -> crate::Result<Call> {
         let mut state = self.recorder.lock();
         if let Some(expected) = state.samples() {
-            let given = problem.samples();
             if given != expected {
                 let argument = format!("first dimension of the input of {}", self.path);
                 let expected = format!("{expected}, the samples of the batch");
@@ -43,34 +44,64 @@ impl Handle {
             }
         }
         let serial = if matches!(state.phase, Phase::Idle) { 0 } else { state.serial };
-        let (handle, used) = (self.clone(), AtomicBool::new(false));
-        #[cfg(feature = "candle-cuda")]
-        let ready = std::sync::Mutex::default();
-        Ok(LayerOp {
-            handle,
-            problem,
-            output,
-            serial,
-            used,
-            #[cfg(feature = "candle-cuda")]
-            ready,
-        })
+        Ok(Call { handle: self.clone(), serial, used: AtomicBool::new(false) })
+    }
+}
+
+/// One call of a layer, as the recorder knows it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub handle: Handle,
+    /// The step it belongs to; 0 for none.
+    serial: u64,
+    /// Whether its gradient has arrived.
+    used: AtomicBool,
+}
+
+impl Call {
+    /// Whether the gradient of a parameter of the layer is wanted.
+    pub fn trains(&self, state: &State, parameter: &Tensor) -> bool {
+        let recorded = self.handle.index.is_some() && !matches!(state.phase, Phase::Probe(_));
+        recorded && parameter.track_op()
+    }
+
+    /// Refuses a gradient that cannot be recorded.
+    pub fn check(&self, state: &State, index: usize) -> crate::Result<()> {
+        let what = || format!("backward of layer {}", self.handle.path);
+        if matches!(state.phase, Phase::Idle) {
+            return Err(refused(
+                what(),
+                "no step is open; call begin_step before the forward pass",
+            ));
+        }
+        if self.serial != state.serial {
+            let reason = "its forward pass ran outside this step; call begin_step first";
+            return Err(refused(what(), reason));
+        }
+        if self.used.swap(true, Ordering::Relaxed) {
+            let reason = "it ran already in this step, and a second gradient cannot be added to \
+                          exact norms; sum the losses and call backward once";
+            return Err(refused(what(), reason));
+        }
+        let slot = &state.layers[index].slot;
+        if slot.done > 0 && slot.calls > 1 && slot.stashed() < slot.done {
+            let reason = "the layer was called again after its backward in the same step; \
+                          finish the step between micro-batches";
+            return Err(refused(what(), reason));
+        }
+        Ok(())
     }
 }
 
 /// One call of a layer.
 #[derive(Debug)]
 pub(super) struct LayerOp {
-    pub handle: Handle,
+    pub call: Call,
     pub problem: Problem,
     pub output: Shape,
-    /// The step it belongs to; 0 for none.
-    serial: u64,
-    /// Whether its gradient has arrived.
-    used: AtomicBool,
     /// On a CUDA device, what candle computed.
     #[cfg(feature = "candle-cuda")]
-    pub ready: std::sync::Mutex<Option<Tensor>>,
+    ready: super::cuda::Ready,
 }
 
 /// Gradients of `x`, the weight and the bias.
@@ -80,6 +111,16 @@ pub(super) type Grads = [Option<Tensor>; 3];
 type Operand<'a> = (&'a CpuStorage, &'a Layout);
 
 impl LayerOp {
+    pub fn new(call: Call, problem: Problem, output: Shape) -> Self {
+        Self {
+            call,
+            problem,
+            output,
+            #[cfg(feature = "candle-cuda")]
+            ready: Default::default(),
+        }
+    }
+
     fn forward(
         &self,
         x: Option<Operand>,
@@ -93,9 +134,10 @@ impl LayerOp {
             let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
             // Not under the lock: a thread that waits here for its share of the work may be
             // given another forward pass of the same model meanwhile.
-            let mut backend = std::mem::take(&mut self.handle.recorder.lock().backend);
+            let recorder = &self.call.handle.recorder;
+            let mut backend = std::mem::take(&mut recorder.lock().backend);
             let done = self.problem.forward(&mut backend, x, values(weight)?, bias, &mut y);
-            self.handle.recorder.lock().backend = backend;
+            recorder.lock().backend = backend;
             done?;
             Ok((<T as WithDType>::to_cpu_storage_owned(y), self.output.clone()))
         })
@@ -125,7 +167,7 @@ impl LayerOp {
         bias: Option<&Tensor>,
         dy: &Tensor,
     ) -> Result<Grads> {
-        let mut guard = self.handle.recorder.lock();
+        let mut guard = self.call.handle.recorder.lock();
         let zeros = |tensor: &Tensor| vec![T::from_f32(0.0); tensor.elem_count()];
         let wanted = self.wanted(&guard, x, weight, bias);
         let [mut dx, mut dw, mut db] = wanted.map(|tensor| tensor.map(zeros));
@@ -166,14 +208,13 @@ impl LayerOp {
         weight: &'a Tensor,
         bias: Option<&'a Tensor>,
     ) -> [Option<&'a Tensor>; 3] {
-        let trains = self.handle.index.is_some() && !matches!(state.phase, Phase::Probe(_));
-        let parameter = |tensor: &&Tensor| trains && tensor.track_op();
+        let parameter = |tensor: &&Tensor| self.call.trains(state, tensor);
         [x.filter(|x| x.track_op()), Some(weight).filter(parameter), bias.filter(parameter)]
     }
 
     /// Keeps the call's tensors, if its layer is called more than once.
     pub fn stash(&self, state: &mut State, x: Option<&Tensor>, dy: &Tensor) -> Result<()> {
-        let Some(index) = self.handle.index else { return Ok(()) };
+        let Some(index) = self.call.handle.index else { return Ok(()) };
         let slot = &mut state.layers[index].slot;
         if slot.calls > 1 {
             slot.stash(&self.problem, x.unwrap_or(dy), dy)?;
@@ -189,64 +230,43 @@ impl LayerOp {
         gradients: Gradients<T>,
         run: impl FnOnce(&Options, LayerOutputs<T>) -> crate::Result<(), E>,
     ) -> crate::Result<(), E> {
-        let Some(index) = self.handle.index else {
+        let Some(index) = self.call.handle.index else {
             return run(&Options::default(), LayerOutputs::default());
         };
-        self.check(state, index)?;
+        self.call.check(state, index)?;
         let State { layers, governance, phase, .. } = state;
-        let layer = &mut layers[index];
-        let (batch, probes) = match phase {
-            Phase::Step(batch) => (batch, false),
-            Phase::Probe(batch) => (batch, true),
-            Phase::Idle => unreachable!("checked above"),
-        };
-        let routing = governance
-            .as_ref()
-            .filter(|_| !probes)
-            .and_then(|governance| governance.routing(index));
-        let options = Options {
-            routing: routing.map(|routing| Routing {
-                layer: routing,
-                categories: &batch.categories,
-                gates: batch.gates.as_deref(),
-            }),
-            sketch: layer.sketch,
-            sketch_routed: routing.is_some(),
-            accumulate: false,
-            sample_scale: batch.sample_scale,
-        };
-        let regions = routing.map_or(1, |routing| routing.regions().len());
-        let length = layer.sketch.map(|sketch| sketch.len());
-        let out = layer.slot.outputs(&self.problem, gradients, regions, length);
+        let Layer { slot, sketch, .. } = &mut layers[index];
+        let options = options(governance.as_ref(), phase, index, *sketch);
+        let bias = self.problem.gradient().bias();
+        let out = slot.outputs((self.problem.samples(), bias), gradients, &options);
         run(&options, out)?;
-        layer.slot.add();
+        slot.add();
         Ok(())
     }
+}
 
-    fn check(&self, state: &State, index: usize) -> crate::Result<()> {
-        let what = || format!("backward of layer {}", self.handle.path);
-        if matches!(state.phase, Phase::Idle) {
-            return Err(refused(
-                what(),
-                "no step is open; call begin_step before the forward pass",
-            ));
-        }
-        if self.serial != state.serial {
-            let reason = "its forward pass ran outside this step; call begin_step first";
-            return Err(refused(what(), reason));
-        }
-        if self.used.swap(true, Ordering::Relaxed) {
-            let reason = "it ran already in this step, and a second gradient cannot be added to \
-                          exact norms; sum the losses and call backward once";
-            return Err(refused(what(), reason));
-        }
-        let slot = &state.layers[index].slot;
-        if slot.done > 0 && slot.calls > 1 && slot.stashed() < slot.done {
-            let reason = "the layer was called again after its backward in the same step; \
-                          finish the step between micro-batches";
-            return Err(refused(what(), reason));
-        }
-        Ok(())
+/// What is said of a layer's gradient in the open step or probe; a probe's is not routed.
+pub(super) fn options<'a>(
+    governance: Option<&'a Governance>,
+    phase: &'a Phase,
+    index: usize,
+    sketch: Option<Sketch>,
+) -> Options<'a> {
+    let (batch, routing) = match phase {
+        Phase::Step(batch) => (batch, governance.and_then(|all| all.routing(index))),
+        Phase::Probe(batch) => (batch, None),
+        Phase::Idle => unreachable!("every gradient is checked first"),
+    };
+    Options {
+        routing: routing.map(|routing| Routing {
+            layer: routing,
+            categories: &batch.categories,
+            gates: batch.gates.as_deref(),
+        }),
+        sketch,
+        sketch_routed: routing.is_some(),
+        accumulate: false,
+        sample_scale: batch.sample_scale,
     }
 }
 
@@ -259,8 +279,7 @@ pub(super) fn apply(
 ) -> Result<Tensor> {
     #[cfg(feature = "candle-cuda")]
     if weight.device().is_cuda() {
-        let y = op.problem.forward_tensors(x, weight, bias)?.contiguous()?;
-        *op.ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(y);
+        op.ready.put(op.problem.forward_tensors(x, weight, bias)?)?;
     }
     match (x, bias) {
         (None, _) => weight.apply_op1(op),
@@ -280,7 +299,7 @@ impl CustomOp1 for LayerOp {
 
     #[cfg(feature = "candle-cuda")]
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.ready()
+        self.ready.take(&self.call.handle.path, &self.output)
     }
 
     fn bwd(&self, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -312,7 +331,7 @@ impl CustomOp2 for LayerOp {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.ready()
+        self.ready.take(&self.call.handle.path, &self.output)
     }
 
     fn bwd(
@@ -354,7 +373,7 @@ impl CustomOp3 for LayerOp {
         _: &CudaStorage,
         _: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        self.ready()
+        self.ready.take(&self.call.handle.path, &self.output)
     }
 
     fn bwd(

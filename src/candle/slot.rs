@@ -45,14 +45,13 @@ impl Slot {
     /// the first call are the result; later calls are added by [`Slot::add`].
     pub fn outputs<'a, T: Element>(
         &'a mut self,
-        problem: &Problem,
+        (samples, bias): (usize, bool),
         gradients: Gradients<'a, T>,
-        regions: usize,
-        sketch: Option<usize>,
+        options: &Options,
     ) -> LayerOutputs<'a, T> {
-        let samples = problem.samples();
+        let regions = options.routing.map_or(1, |routing| routing.layer.regions().len());
+        let sketch = options.sketch.map(|sketch| sketch.len());
         let measure = sketch.is_some() && self.calls == 1;
-        let bias = problem.gradient().bias();
         resize(&mut self.scratch_touched, regions, false);
         let mut out = LayerOutputs {
             dw: gradients.dw.map(ParamGrad::Native),

@@ -12,6 +12,8 @@ use super::device::Device;
 use super::driver::failed;
 use super::embedding::plan_embedding;
 use super::linear::plan_linear;
+#[cfg(feature = "candle-cuda")]
+use super::lora::LoraPlan;
 use super::lora::plan_lora;
 use super::norm::plan_norm;
 use super::plan::{Properties, Wish};
@@ -191,6 +193,27 @@ impl Cuda {
         let outputs = DeviceOutputs { dx, dw, db, ..places.outputs() };
         plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
         places.fetch(stream, None, records)
+    }
+
+    /// The same of a low-rank branch; everything is of `A` and of `B`.
+    pub(crate) fn record_lora<T: Element>(
+        &self,
+        plan: &LoraPlan,
+        inputs: [DeviceInputs<T>; 2],
+        [of_a, of_b]: [DeviceOutputs<T>; 2],
+        records: LoraOutputs<T>,
+    ) -> Result<()> {
+        let stream = &self.stream;
+        let mut to_a = Places::new(stream, false, None, &records.a)?;
+        let mut to_b = Places::new(stream, false, None, &records.b)?;
+        let mut workspace = Copied::unwritten(stream, plan.workspace_bytes() as usize)?;
+        let outputs = [
+            DeviceOutputs { dx: of_a.dx, dw: of_a.dw, ..to_a.outputs() },
+            DeviceOutputs { dw: of_b.dw, ..to_b.outputs() },
+        ];
+        plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
+        to_a.fetch(stream, None, records.a)?;
+        to_b.fetch(stream, None, records.b)
     }
 }
 

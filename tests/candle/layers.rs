@@ -1,12 +1,13 @@
 //! Each routed layer against candle's own autograd.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use gradroute::candle::{
-    Parameters, Recorder, RoutedConv2d, RoutedEmbedding, RoutedGroupNorm, RoutedLayerNorm,
+    Batch, Parameters, Recorder, RoutedConv2d, RoutedEmbedding, RoutedGroupNorm, RoutedLayerNorm,
     RoutedLinear, RoutedLora, RoutedRmsNorm, Scope, silu, upsample_nearest,
 };
 use gradroute::problem::{Conv2dSpec, Padding, PaddingMode};
 use gradroute::projection::SketchKind;
+use gradroute::routing::{Categories, Policy};
 
 use crate::support::*;
 
@@ -139,6 +140,107 @@ fn an_adapter_trains_its_factors_and_leaves_the_base() {
         x.broadcast_matmul(&w.t()?)?.broadcast_add(&b)? + (branch * 2.0)?
     });
     compare("lora", &layer, &scope, plain, &random(&[3, 4, 5], 4));
+}
+
+/// Exact norms and sketches of a branch that was called once, and of one called twice.
+#[test]
+fn an_adapters_factors_are_measured_over_all_calls() {
+    for calls in [1, 2] {
+        let (recorder, parameters, scope) = fresh();
+        let w = random(&[4, 4], 1);
+        let base = RoutedLinear::from_tensors(&w, None, &scope.at("base")).unwrap();
+        let variable = |dims: &[usize], salt| Var::from_tensor(&random(dims, salt)).unwrap();
+        let (a, b) = (variable(&[2, 4], 2), variable(&[4, 2], 3));
+        let layer = RoutedLora::from_tensors(base, &a, &b, 3.0, &scope.at("l")).unwrap();
+        let x = random(&[3, 2, 4], 4);
+        let plain = |x: &Tensor| {
+            let branch = x.broadcast_matmul(&a.t()?)?.broadcast_matmul(&b.t()?)?;
+            x.broadcast_matmul(&w.t()?)? + (branch * 1.5)?
+        };
+        let twice = |f: &dyn Fn(&Tensor) -> Result<Tensor>, x: &Tensor| {
+            let y = (0..calls).try_fold(x.clone(), |x, _| f(&x)?.silu()).unwrap();
+            loss(&y).unwrap().backward().unwrap()
+        };
+        recorder.begin_step(batch(3)).unwrap();
+        let grads = twice(&|x| layer.forward(x), &x);
+        let record = recorder.finish_step().unwrap();
+        let expected = twice(&plain, &x);
+        for (at, name) in ["l.lora_a.weight", "l.lora_b.weight"].into_iter().enumerate() {
+            let given = gradient(&grads, &parameters, name);
+            assert_close(name, &given, &gradient(&expected, &parameters, name), 1e-5);
+            for n in 0..3 {
+                let alone = twice(&plain, &x.narrow(0, n, 1).unwrap());
+                let own = gradient(&alone, &parameters, name);
+                let sq = own.iter().map(|g| g * g).sum();
+                assert_close("norm", &[record.sq_norm[2 * n + at]], &[sq], 1e-5);
+                let columns = [4, 2][at];
+                let given = &record.sketch[(2 * n + at) * BUCKETS..][..BUCKETS];
+                let expected = count_sketch(at, columns, &own);
+                assert_close("sketch", given, &expected, 1e-5);
+            }
+        }
+    }
+}
+
+/// What the policy keeps from the second factor does not reach the first.
+#[test]
+fn an_adapters_routing_holds_between_its_factors() {
+    let policy = |flow: f64| {
+        format!(
+            r#"
+            [[block]]
+            name = "a"
+            layers = "l.lora_a"
+            [[block]]
+            name = "b"
+            layers = "l.lora_b"
+            [[profile]]
+            category = "one"
+            [[profile]]
+            category = "other"
+            blocks.b = {{ route = 1.0, flow = {flow:?} }}
+            "#
+        )
+    };
+    let run = |flow: f64, calls: usize| {
+        let (recorder, parameters, scope) = fresh();
+        let base = RoutedLinear::from_tensors(&random(&[4, 4], 1), None, &scope.at("base"));
+        let base = base.unwrap();
+        let layer = RoutedLora::new(base, 2, 3.0, &scope.at("l")).unwrap();
+        let b = parameters.get("l.lora_b.weight").unwrap();
+        b.set(&random(&[4, 2], 3)).unwrap();
+        let categories = Categories::new(["one", "other"]).unwrap();
+        let policy = Policy::from_toml(&policy(flow)).unwrap();
+        recorder
+            .govern(&policy.compile(&recorder.layout().unwrap(), &categories).unwrap())
+            .unwrap();
+        recorder.begin_step(Batch::new(vec![1, 2], vec![0, 1])).unwrap();
+        let x = random(&[2, 3, 4], 4);
+        let y = (0..calls).try_fold(x, |x, _| layer.forward(&x)).unwrap();
+        loss(&y).unwrap().backward().unwrap();
+        recorder.finish_step().unwrap().sq_norm
+    };
+    for calls in [1, 2] {
+        let (open, shut) = (run(1.0, calls), run(0.0, calls));
+        assert!(open.iter().all(|&norm| norm > 0.0), "{open:?}");
+        assert_eq!(open[..2], shut[..2], "{calls}");
+        assert_eq!(shut[2], 0.0, "{calls}");
+    }
+}
+
+#[test]
+fn factors_that_do_not_fit_are_refused_by_name() {
+    let (_, _, scope) = fresh();
+    let base = RoutedLinear::from_tensors(&random(&[4, 5], 1), None, &scope.at("base")).unwrap();
+    let variable = |dims: &[usize]| Var::from_tensor(&random(dims, 2)).unwrap();
+    let (a, b) = (variable(&[2, 5]), variable(&[4, 2]));
+    let wrap = |a: &Tensor, b: &Tensor, alpha| {
+        typed(&RoutedLora::from_tensors(base.clone(), a, b, alpha, &scope.at("l")).unwrap_err())
+    };
+    assert!(wrap(&variable(&[2, 4]), &b, 1.0).contains('a'));
+    assert!(wrap(&a, &variable(&[4, 3]), 1.0).contains("[4, 2]"));
+    assert!(wrap(&random(&[2, 5], 2), &b, 1.0).contains("a variable"));
+    assert!(wrap(&a, &b, f64::NAN).contains("finite alpha"));
 }
 
 #[test]
