@@ -4,8 +4,8 @@
 //! compiles what changed to PTX, and runs the op suite on it under softcuda until something fails. The
 //! suite is built once, in a copy of the tree whose kernels are read from a folder when it runs; all of
 //! it lies in `target/mutants`, and what was found is kept there, so that a run that was stopped goes on.
-//! What was caught is tested anew when the kernels change, what survived at every run: tests grow. The table
-//! goes to `benches/record/cuda-mutants.md`.
+//! What was caught is tested anew when a file changes that its sources are made of, what survived at every run:
+//! tests grow. The table goes to `benches/record/cuda-mutants.md`.
 
 mod list;
 mod suite;
@@ -29,7 +29,7 @@ const FOLDER: &str = "target/mutants";
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Found {
-    /// What it was tested on: its own text and the kernels.
+    /// What it was tested on: its own text and the files that its sources are made of.
     key: String,
     /// The test that failed, and what softcuda said; `None`: all passed.
     caught: Option<Caught>,
@@ -52,7 +52,12 @@ pub fn run(only: Option<&str>) -> Result<()> {
     ensure!(!chosen.is_empty(), "no mutant's name holds {only:?}");
     let workshop = Workshop::open()?;
     let found = workshop.test_all(&chosen)?;
-    let fresh = |one: &Mutant| found.get(&one.name).filter(|found| found.key == workshop.key(one));
+    let keys: BTreeMap<&str, String> = mutants
+        .iter()
+        .map(|one| Ok((one.name.as_str(), key(one, &shell::root().join("kernels"))?)))
+        .collect::<Result<_>>()?;
+    let fresh =
+        |one: &Mutant| found.get(&one.name).filter(|found| found.key == keys[one.name.as_str()]);
     let file = shell::root().join(table::FILE);
     let before = std::fs::read_to_string(&file).unwrap_or_default();
     std::fs::write(file, table::write(&mutants, &|one| fresh(one), &before))?;
@@ -96,16 +101,10 @@ impl Workshop {
             .filter_map(|file| file.strip_suffix(".cu").map(String::from))
             .collect();
         sources.sort();
-        let stamp = digest(&kernels)?;
+        let stamp = digest(&kernels, &list::files(&kernels)?)?;
         let workshop = Self { folder, nvcc, suite, sources, stamp };
         workshop.base()?;
         Ok(workshop)
-    }
-
-    /// What a mutant is tested on, in short.
-    fn key(&self, mutant: &Mutant) -> String {
-        let text = format!("{} {} {} {}", self.stamp, mutant.file, mutant.from, mutant.to);
-        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     fn state(&self) -> Result<BTreeMap<String, Found>> {
@@ -137,7 +136,7 @@ impl Workshop {
         let next = AtomicUsize::new(0);
         let work = |worker: usize| -> Result<()> {
             while let Some(mutant) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let key = self.key(mutant);
+                let key = key(mutant, &shell::root().join("kernels"))?;
                 let known = |found: &BTreeMap<String, Found>| {
                     let found = found.get(&mutant.name);
                     found.is_some_and(|found| found.key == key && found.caught.is_some())
@@ -227,10 +226,18 @@ fn fresh(folder: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(folder)?)
 }
 
-/// Of all files under a folder, in hexadecimal digits.
-fn digest(folder: &Path) -> Result<String> {
+/// What a mutant is tested on, in short.
+fn key(mutant: &Mutant, kernels: &Path) -> Result<String> {
+    let files = list::made_of(kernels, &mutant.sources)?;
+    let text =
+        format!("{} {} {} {}", digest(kernels, &files)?, mutant.file, mutant.from, mutant.to);
+    Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+}
+
+/// Of files in a folder, in hexadecimal digits.
+fn digest<'a>(folder: &Path, files: impl IntoIterator<Item = &'a String>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for file in &list::files(folder)? {
+    for file in files {
         hasher.update(file.as_bytes()).update(&std::fs::read(folder.join(file))?);
     }
     Ok(hasher.finalize().to_hex().to_string())
@@ -248,6 +255,18 @@ impl std::fmt::Display for Caught {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mutant_is_tested_on_what_its_sources_include() {
+        let kernels = shell::root().join("kernels");
+        let files = list::made_of(&kernels, &["transpose".into()]).unwrap();
+        assert_eq!(Vec::from_iter(files), ["include/gradroute.h", "transpose.cu"]);
+        // Through other headers, too; and a mutated file is always among them.
+        for mutant in anchors().unwrap() {
+            let files = list::made_of(&kernels, &mutant.sources).unwrap();
+            assert!(files.contains(&mutant.file), "{}: {files:?}", mutant.name);
+        }
+    }
 
     #[test]
     fn every_anchor_stands_once_in_its_file() {

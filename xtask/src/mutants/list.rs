@@ -1,5 +1,6 @@
 //! The committed list of mutations.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -81,6 +82,23 @@ pub fn check(mutants: &[Mutant], root: &Path) -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{FILE}:\n{}", wrong.join("\n"));
     Ok(())
+}
+
+/// The kernel sources and all that they include, by their paths in the folder of the kernels.
+pub fn made_of(kernels: &Path, sources: &[String]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut next: Vec<String> = sources.iter().map(|source| format!("{source}.cu")).collect();
+    while let Some(file) = next.pop() {
+        let path = kernels.join(&file);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let included = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'))
+            .map(|name| format!("include/{name}"));
+        next.extend(included.filter(|name| !found.contains(name)));
+        found.insert(file);
+    }
+    Ok(found)
 }
 
 /// All files under a folder, by their paths in it, in order.

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 
 Each line of a kernel that [the list](../../xtask/mutants.toml) gets wrong, one at a time, and what goes red: the first
 test of the op suite under softcuda that fails, and, where a launch ended there, softcuda's check. `cargo
-xtask mutants` tests them anew; *earlier* is what was found before the kernels changed last.
+xtask mutants` tests them anew; *earlier* is what was found before the kernel changed last.
 
 | file | mutation | caught by |
 |---|---|---|
