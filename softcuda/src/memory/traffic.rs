@@ -54,6 +54,10 @@ pub fn shared(ctx: &mut Context<'_>, addresses: &[u64; LANES], mask: Mask, bytes
 
 fn wavefronts(addresses: &[u64; LANES], mask: Mask, bytes: usize) -> (u64, u64) {
     let words = bytes.div_ceil(4);
+    let low = addresses.map(|address| address as u32);
+    if consecutive(&low, mask, bytes) {
+        return (words as u64, words as u64);
+    }
     let group = LANES / words;
     let (mut total, mut ideal) = (0, 0);
     for first in (0..LANES).step_by(group) {
