@@ -11,9 +11,9 @@ use std::sync::Mutex;
 
 use candle::{FAMILIES, Family, modules};
 
-/// So many kernels of candle-kernels 0.11.1 are to be run at least: of all 27 modules, and of the 20 that are
+/// So many kernels of candle-kernels 0.11.1 are to be run at least: of all 27 modules, and of the 19 that are
 /// compiled for the tests.
-const KERNELS: [(usize, usize); 2] = [(27, 1100), (20, 1000)];
+const KERNELS: [(usize, usize); 2] = [(27, 1100), (19, 1000)];
 
 /// What a family did: kernels loaded and run.
 struct Done {
@@ -49,7 +49,7 @@ fn every_module_loads_and_its_kernels_compute_what_the_cpu_computes() {
     println!("{total} of {loaded} kernels of {} modules", done.len());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     let (_, least) =
-        KERNELS.into_iter().find(|(all, _)| modules.len() >= *all).expect("20 at least");
+        KERNELS.into_iter().find(|(all, _)| modules.len() >= *all).expect("19 at least");
     assert!(total >= least, "{total} kernels");
 }
 

@@ -16,9 +16,9 @@ const VERSION: &str = "0.11.1";
 /// The lowest architecture that has all of its kernels.
 const ARCHITECTURE: &str = "sm_90";
 
-/// Products of quantised matrices come in ten formats, each a minute to compile. These have the three layouts
-/// that there are; the others repeat them.
-const FORMATS_IN_TESTS: [&str; 3] = ["q2_k", "q4_0", "q8_0"];
+/// Products of quantised matrices come in ten formats, each up to a minute to compile. These have two of the three
+/// layouts that there are; the third is q2_k's, which takes longest.
+const FORMATS_IN_TESTS: [&str; 2] = ["q4_0", "q8_0"];
 
 /// How much of the crate.
 #[derive(Clone, Copy, PartialEq)]
