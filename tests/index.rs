@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use gradroute::Error;
-use gradroute::provenance::index::{Index, IndexWriter, Precision};
+use gradroute::provenance::index::{Index, IndexWriter, Precision, TopOptions};
 use gradroute::provenance::ledger::LedgerReader;
-use gradroute::provenance::query::Archive;
-use gradroute::provenance::{Query, Scorer, Similarity};
+use gradroute::provenance::query::{Archive, OutputOptions};
+use gradroute::provenance::{Query, Scorer, Similarity, Whitening};
 use support_ledger::{BLOCKS, K, draws, id, written};
 
 const SIMILARITIES: [Similarity; 3] =
@@ -30,6 +30,11 @@ fn both(precision: Precision) -> Both {
     assert_eq!(seen, (0..=5).map(|done| (done, 5)).collect::<Vec<_>>());
     assert!(!dir.path().join("index.building").exists());
     Both { archive: Archive::new(reader).unwrap(), index, dir }
+}
+
+/// The plain inner product.
+fn plain(count: usize) -> TopOptions {
+    TopOptions { whitening: None, count, ..TopOptions::default() }
 }
 
 /// How far a product may be off: the bounds that `Precision` states, times the query.
@@ -91,7 +96,7 @@ fn an_answer_ranks_both_sides_and_cites_the_ledger() {
     let exact = Scorer::plain(archive.influence()).scores(&query, Similarity::Dot).unwrap();
     let exact = exact.top(usize::MAX);
     for index in [&index, &Index::open(dir.path().join("index")).unwrap()] {
-        let answer = index.top(&query, Similarity::Dot, None, 3, |_, _| ()).unwrap();
+        let answer = index.top(&query, &plain(3), |_, _| ()).unwrap();
         let ids = |ranked: &[(u64, f64)]| ranked.iter().map(|it| it.0).collect::<Vec<_>>();
         let found: Vec<u64> = answer.helpful.iter().map(|it| it.sample).collect();
         assert_eq!(found, ids(&exact[..3]));
@@ -107,6 +112,46 @@ fn an_answer_ranks_both_sides_and_cites_the_ledger() {
         assert_eq!(whole, archive.citation());
     }
     index.verify().unwrap();
+}
+
+/// Whitened as the archive's sums are, and with the archive's shares; only the sketches are rounded.
+#[test]
+fn a_whitened_answer_is_the_archives() {
+    let Both { archive, index, dir: _dir } = both(Precision::F16);
+    let query = draws(9, 5, BLOCKS * K);
+    let own = Whitening::new(archive.influence(), 0.2).unwrap().apply(&query).unwrap();
+    let noted = index.whitening(0.2).unwrap().apply(&query).unwrap();
+    for (noted, own) in noted.iter().zip(&own) {
+        assert!((noted - own).abs() <= 1e-5 * own.abs().max(1e-3), "{noted} is not {own}");
+    }
+    let options = OutputOptions { count: 4, ..OutputOptions::default() };
+    let exact = archive.output(&Query::single(BLOCKS, K, &query).unwrap(), &options).unwrap();
+    let shared = TopOptions { count: 4, shares: true, ..TopOptions::default() };
+    let answer = index.top(&query, &shared, |_, _| ()).unwrap();
+    assert_eq!(answer.blocks, exact.blocks);
+    for (found, exact) in [(&answer.helpful, &exact.helpful), (&answer.harmful, &exact.harmful)] {
+        assert_eq!(found.len(), 4);
+        for (found, exact) in found.iter().zip(exact) {
+            assert_eq!(found.sample, exact.sample);
+            // Rounding shows most in the directions that no sample took, which whitening magnifies.
+            let close = (found.score / exact.score.value - 1.0).abs() < 0.02;
+            assert!(close, "{found:?} is not {exact:?}");
+            for (found, exact) in found.shares.iter().zip(&exact.shares) {
+                assert!((found - exact).abs() < 0.02, "{found} is not {exact}");
+            }
+        }
+    }
+    // One block alone: its share is all there is.
+    let one = TopOptions { block: Some(1), ..shared };
+    let answer = index.top(&query, &one, |_, _| ()).unwrap();
+    assert_eq!(
+        (&answer.blocks[..], &answer.helpful[0].shares[..]),
+        (&["up".to_owned()][..], &[1.0][..])
+    );
+    let cosine = TopOptions { similarity: Similarity::Cosine, ..shared };
+    let problem = index.top(&query, &cosine, |_, _| ()).unwrap_err().to_string();
+    assert!(problem.contains("`similarity`: expected the inner product"), "{problem}");
+    assert!(index.whitening(0.0).err().unwrap().to_string().contains("`damping`"));
 }
 
 #[test]
@@ -168,8 +213,10 @@ fn sketches_of_any_size_keep_their_digits() {
             assert!(close || (found.is_nan() && exact.is_nan()), "{found} is not {exact}");
         }
         // What is not a number does not hide the rest.
-        let answer = index.top(&[1.0, 0.0], Similarity::Dot, None, 1, |_, _| ()).unwrap();
+        let answer = index.top(&[1.0, 0.0], &plain(1), |_, _| ()).unwrap();
         assert_eq!(answer.helpful[0].sample, 0);
+        let problem = index.top(&[1.0, 0.0], &TopOptions::default(), |_, _| ()).unwrap_err();
+        assert!(problem.to_string().contains("not finite: ask without"), "{problem}");
     }
 }
 
@@ -213,14 +260,25 @@ fn the_command_line_gives_the_librarys_answer() {
     let built = run(&["index", &ledger, "--out", &out, "--int8"]);
     assert_eq!(built["bytes"], index.bytes());
     for (name, block) in [(None, None), (Some("up"), Some(1))] {
-        let mut arguments = vec!["top", &out, "--query", &query, "--top", "4", "--check"];
-        arguments.extend(["--score", "self-influence"]);
-        arguments.extend(name.into_iter().flat_map(|name| ["--block", name]));
-        let answer = run(&arguments);
-        let exact = index.top(&sketch, Similarity::SelfInfluence, block, 4, |_, _| ()).unwrap();
-        let exact = serde_json::to_string(&exact).unwrap();
-        assert_eq!(answer, serde_json::from_str::<serde_json::Value>(&exact).unwrap());
+        for whitening in [None, Some(0.3)] {
+            let mut arguments = vec!["top", &out, "--query", &query, "--top", "4", "--check"];
+            arguments.extend(name.into_iter().flat_map(|name| ["--block", name]));
+            let mut options = TopOptions { whitening, block, ..plain(4) };
+            if whitening.is_none() {
+                options.similarity = Similarity::SelfInfluence;
+                arguments.extend(["--score", "self-influence", "--plain"]);
+            } else {
+                options.shares = true;
+                arguments.extend(["--damping", "0.3", "--shares"]);
+            }
+            let answer = run(&arguments);
+            let exact = index.top(&sketch, &options, |_, _| ()).unwrap();
+            let exact = serde_json::to_string(&exact).unwrap();
+            assert_eq!(answer, serde_json::from_str::<serde_json::Value>(&exact).unwrap());
+        }
     }
+    let refused = run(&["top", &out, "--query", &query, "--score", "cosine"]);
+    assert!(refused.as_str().unwrap().contains("--plain"), "{refused}");
     let refused = run(&["top", &out, "--query", &query, "--block", "middle"]);
     assert!(refused.as_str().unwrap().contains("expected one of down, up"), "{refused}");
 }
@@ -259,6 +317,30 @@ fn a_damaged_index_is_refused_or_found() {
     fs::write(&table, whole).unwrap();
     index.verify().unwrap();
     swapped(&index, dir.path());
+}
+
+/// The same of what is noted for the whitening.
+#[test]
+fn damaged_products_are_refused_or_found() {
+    let Both { index, dir: _dir, .. } = both(Precision::F16);
+    let path = index.table(1).with_file_name("_gram.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let (mut refused, header) = (0, whole.len() - 8 * K * K);
+    for at in (0..header).chain((header..whole.len()).step_by(1013)) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, &bytes).unwrap();
+        if let Err(error) = index.whitening(0.1) {
+            assert!(error.to_string().contains("_gram") || at >= header, "{at}: {error}");
+            refused += 1;
+        }
+        assert!(index.verify().unwrap_err().to_string().contains("_gram"), "byte {at}");
+    }
+    assert!(refused > header / 2, "{refused} of {header}");
+    fs::write(&path, &whole[..whole.len() - 8]).unwrap();
+    assert!(index.whitening(0.1).err().unwrap().to_string().contains("_gram"));
+    fs::write(&path, whole).unwrap();
+    index.verify().unwrap();
 }
 
 /// Tables of other samples do not add up with the rest.

@@ -1,6 +1,6 @@
 //! Whitening: the directions that all samples share, divided out.
 
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::linalg::solvers::{Llt, Solve};
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Col, Mat, MatRef, Par, Side};
@@ -11,7 +11,7 @@ use crate::error::expect_len;
 use crate::{Error, Result};
 
 /// Samples worked on at a time, to bound the memory.
-const SLICE: usize = 1024;
+pub(super) const SLICE: usize = 1024;
 
 /// Per block `(ΦᵀΦ + λI)⁻¹`, where the rows of `Φ [samples, K]` are the accumulated sketches.
 ///
@@ -59,14 +59,22 @@ impl Whitening {
     /// [`Error::Argument`] when `damping` is not a positive finite number, or too small for the
     /// matrix to be factored.
     pub fn new(accumulator: &Accumulator, damping: f64) -> Result<Self> {
-        if !(damping.is_finite() && damping > 0.0) {
-            return Err(Error::argument("damping", "a positive finite number", damping));
-        }
         let factors = (0..accumulator.blocks())
             .into_par_iter()
             .map(|block| factor(gram(accumulator, block), damping))
             .collect::<Result<_>>()?;
         Ok(Self { sketch_len: accumulator.sketch_len(), factors })
+    }
+
+    /// The same from each block's `ΦᵀΦ [K, K]`, of which the lower triangle is read.
+    #[cfg(feature = "ledger")]
+    pub(super) fn of(
+        grams: impl Iterator<Item = Result<Mat<f64>>>,
+        sketch_len: usize,
+        damping: f64,
+    ) -> Result<Self> {
+        let factors = grams.map(|gram| factor(gram?, damping)).collect::<Result<_>>()?;
+        Ok(Self { sketch_len, factors })
     }
 
     /// The query `[B, K]`, multiplied by each block's inverse; 0 in a block nothing was done to.
@@ -110,15 +118,22 @@ impl Whitening {
     }
 }
 
-/// `ΦᵀΦ [K, K]` of one block.
+/// Adds rows `[n, K]` to the lower triangle of `ΦᵀΦ [K, K]`.
+pub(super) fn add_rows(gram: &mut Mat<f64>, rows: &[f64], par: Par) {
+    let len = gram.nrows();
+    let rows = MatRef::from_row_major_slice(rows, rows.len() / len, len);
+    let (all, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+    matmul(gram, lower, Accum::Add, rows.transpose(), all, rows, all, 1.0, par);
+}
+
+/// The lower triangle of `ΦᵀΦ [K, K]` of one block.
 fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
     let len = accumulator.sketch_len();
     let mut gram = Mat::zeros(len, len);
     let mut rows = Vec::with_capacity(SLICE * len);
     for start in (0..accumulator.len()).step_by(SLICE) {
         read_slice(accumulator, block, start, &mut rows);
-        let rows = MatRef::from_row_major_slice(&rows, rows.len() / len, len);
-        matmul(&mut gram, Accum::Add, rows.transpose(), rows, 1.0, Par::Seq);
+        add_rows(&mut gram, &rows, Par::Seq);
     }
     gram
 }
@@ -134,6 +149,9 @@ fn read_slice(accumulator: &Accumulator, block: usize, start: usize, rows: &mut 
 }
 
 fn factor(mut gram: Mat<f64>, damping: f64) -> Result<Option<Llt<f64>>> {
+    if !(damping.is_finite() && damping > 0.0) {
+        return Err(Error::argument("damping", "a positive finite number", damping));
+    }
     let len = gram.nrows();
     let mean = (0..len).map(|i| gram[(i, i)]).sum::<f64>() / len as f64;
     if mean == 0.0 {

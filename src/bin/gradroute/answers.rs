@@ -253,7 +253,7 @@ fn samples(title: &str, scores: &[SampleScore], blocks: &[String]) -> Part {
 }
 
 /// The three blocks of largest part.
-fn shares(shares: &[f64], blocks: &[String]) -> String {
+pub fn shares(shares: &[f64], blocks: &[String]) -> String {
     let mut all: Vec<(&f64, &String)> = shares.iter().zip(blocks).collect();
     all.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
     let few = all.iter().take(3).map(|(share, block)| format!("{block} {}", percent(**share)));

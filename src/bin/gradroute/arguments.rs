@@ -126,8 +126,8 @@ pub enum Command {
     Index(IndexArguments),
     /// The samples most for and most against an output, from an index
     ///
-    /// Reads block by block and holds 24 bytes per sample. By the plain inner product; what
-    /// `trace output` says beyond that needs the ledger in memory.
+    /// Reads block by block and holds 24 bytes per sample. Scores are those of `trace output`; what that says
+    /// beyond them, of categories, near-duplicates and uncertainty, needs the ledger in memory.
     Top(TopArguments),
 }
 
@@ -337,8 +337,15 @@ pub struct TopArguments {
     /// Sketched gradients of the output, as provenance::Query::write leaves them
     #[arg(long, value_name = "FILE")]
     pub query: PathBuf,
-    /// What is done about the sizes of query and samples
+    /// Damping of the whitening, times the mean diagonal
+    #[arg(long, value_name = "X", default_value_t = 0.1, conflicts_with = "plain")]
+    pub damping: f64,
+    /// Use the plain inner product instead of the whitened one
+    #[arg(long)]
+    pub plain: bool,
+    /// What is done about the sizes of query and samples; with --plain, since an index keeps the plain sizes alone
     #[arg(long, value_enum, default_value_t = Score::Dot)]
+    #[arg(requires_ifs([("cosine", "plain"), ("self-influence", "plain")]))]
     pub score: Score,
     /// One block alone
     #[arg(long, value_name = "NAME")]
@@ -346,7 +353,10 @@ pub struct TopArguments {
     /// Samples listed on either side
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub top: usize,
-    /// Compare every table with its digest before
+    /// Say what part of each score comes from which block
+    #[arg(long)]
+    pub shares: bool,
+    /// Compare every file with its digest before
     #[arg(long)]
     pub check: bool,
 }

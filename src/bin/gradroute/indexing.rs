@@ -2,11 +2,12 @@
 
 use gradroute::Result;
 use gradroute::provenance::Query;
-use gradroute::provenance::index::{Index, Precision, Ranked};
+use gradroute::provenance::index::{Index, Precision, Ranked, TopOptions};
 use gradroute::provenance::ledger::LedgerReader;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use crate::answers::shares;
 use crate::arguments::{IndexArguments, TopArguments};
 use crate::shown::{Part, Shown, head, number};
 
@@ -50,25 +51,32 @@ pub fn top(question: &TopArguments, quiet: bool) -> Result<Shown> {
             given: name.clone(),
         })
     });
-    let (similarity, block) = (question.score.into(), block.transpose()?);
+    let options = TopOptions {
+        whitening: (!question.plain).then_some(question.damping),
+        similarity: question.score.into(),
+        block: block.transpose()?,
+        count: question.top,
+        shares: question.shares,
+    };
     let bar = bar(quiet, "blocks");
-    let answer = index.top(&query.mean(), similarity, block, question.top, told(&bar))?;
+    let answer = index.top(&query.mean(), &options, told(&bar))?;
     bar.finish_and_clear();
     let place = question.block.as_ref().map_or(String::new(), |block| format!(", in {block}"));
     let title = format!("What stands behind {}{place}", question.query.display());
     Ok(Shown::new(title, &answer)?
-        .with(part("Helped most", &answer.helpful))
-        .with(part("Worked against it", &answer.harmful))
+        .with(part("Helped most", &answer.helpful, &answer.blocks))
+        .with(part("Worked against it", &answer.harmful, &answer.blocks))
         .citing(&answer.citation))
 }
 
-fn part(title: &str, ranked: &[Ranked]) -> Part {
-    let rows = ranked.iter().map(|it| vec![it.sample.to_string(), number(it.score)]);
+fn part(title: &str, ranked: &[Ranked], blocks: &[String]) -> Part {
+    let row =
+        |it: &Ranked| vec![it.sample.to_string(), number(it.score), shares(&it.shares, blocks)];
     Part {
         title: title.into(),
         lead: if ranked.is_empty() { "none".into() } else { String::new() },
-        head: head(["sample", "score"]),
-        rows: rows.collect(),
+        head: head(["sample", "score", "mostly in"]),
+        rows: ranked.iter().map(row).collect(),
         ..Part::default()
     }
 }

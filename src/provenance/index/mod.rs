@@ -6,6 +6,8 @@
 //! block=0/part-0.parquet      sample: u64, scale: f32, square: f64 = ‖A_n‖², sketch: fixed-size
 //! block=1/part-0.parquet      binary of K codes, with A_n ≈ scale · codes; blocks are numbered
 //! …                           from input to output
+//! block=0/_gram.safetensors   gram: f64 [K, K] = Σ A_n A_nᵀ, lower triangle: for the whitening
+//! …
 //! ```
 //!
 //! A block's table holds every sample seen, in the same order as the other blocks'. Codes are
@@ -15,14 +17,17 @@
 //! `SELECT sample, sum(scale * dot(block, sketch)) … GROUP BY sample`, with a function `dot` of a
 //! few lines.
 //!
+//! Names that begin with an underscore are none of the table's to such engines. To have them ask the whitened
+//! question, multiply the query by [`Index::whitening`].
+//!
 //! An [`Index`] is built from a ledger by [`Index::build`], or from other sums by an
 //! [`IndexWriter`]. [`Index::top`] reads it block by block, a few thousand samples at a time: it
 //! holds 24 bytes per sample and some megabytes for each thread, whatever the blocks.
 //!
 //! ```
 //! use gradroute::projection::SketchKind;
-//! use gradroute::provenance::{Similarity, StepRecord};
-//! use gradroute::provenance::index::{Index, Precision};
+//! use gradroute::provenance::StepRecord;
+//! use gradroute::provenance::index::{Index, Precision, TopOptions};
 //! use gradroute::provenance::ledger::{BlockInfo, Ledger, LedgerReader, RunInfo, SampleInfo};
 //!
 //! let sample = |id| SampleInfo { id, category: "style/serif".into(), content_hash: [0; 32] };
@@ -50,7 +55,8 @@
 //!
 //! let reader = LedgerReader::open(dir.path().join("ledger"))?;
 //! let index = Index::build(&reader, dir.path().join("index"), Precision::F16, |_, _| ())?;
-//! let answer = index.top(&[1.0; 64], Similarity::Dot, None, 10, |_, _| ())?;
+//! let plain = TopOptions { whitening: None, ..TopOptions::default() };
+//! let answer = index.top(&[1.0; 64], &plain, |_, _| ())?;
 //! assert_eq!((answer.helpful[0].sample, answer.helpful[0].score), (9, 64.0));
 //! assert_eq!((answer.harmful[0].sample, answer.harmful[0].score), (7, -32.0));
 //! assert_eq!(answer.citation.ledger_head, reader.head());
@@ -63,19 +69,24 @@ mod part;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod top;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
+use faer::{Mat, MatRef};
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::FileEntry;
 use super::ledger::files::{bad, digest, io};
 use super::query::Citation;
+use super::whitening::Whitening;
 use crate::Result;
 
 pub use encoding::Precision;
-pub use scan::{Ranked, Ranking, Scores};
+pub use scan::Scores;
+pub use top::{Ranked, Ranking, TopOptions};
 pub use writer::IndexWriter;
 
 /// Rows of a row group, all but the last of a table: what a thread reads at a time, 8 MiB of `f16`
@@ -86,7 +97,10 @@ const ROWS: usize = 1 << 14;
 const INDEX: &str = "index.json";
 
 /// Layout of the files.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The tensor in a block's file of products.
+const GRAM: &str = "gram";
 
 /// A directory with the accumulated influence of a run, block by block.
 #[derive(Debug)]
@@ -107,6 +121,8 @@ struct Contents {
     samples: usize,
     /// The tables, in the order of the blocks.
     files: Vec<FileEntry>,
+    /// The products of the sketches, likewise.
+    grams: Vec<FileEntry>,
     citation: Citation,
 }
 
@@ -122,12 +138,15 @@ impl Index {
         let text = std::fs::read(&path).map_err(io(&path))?;
         let contents: Contents =
             serde_json::from_slice(&text).map_err(|error| bad(&path, error))?;
-        let expected = (0..contents.blocks.len()).map(part_name);
-        let named = contents.files.iter().map(|file| &file.name);
+        let named = |files: &[FileEntry], name: fn(usize) -> String| {
+            let expected = (0..contents.blocks.len()).map(name);
+            expected.eq(files.iter().map(|file| file.name.clone()))
+        };
         if contents.format != FORMAT {
             return Err(bad(&path, format!("its format is {}, not {FORMAT}", contents.format)));
         }
-        if contents.sketch_len == 0 || !expected.eq(named.cloned()) {
+        let whole = named(&contents.files, part_name) && named(&contents.grams, gram_name);
+        if contents.sketch_len == 0 || !whole {
             return Err(bad(&path, "blocks, sketch length and tables do not fit together"));
         }
         Ok(Self { dir, contents })
@@ -171,16 +190,43 @@ impl Index {
         self.dir.join(&self.contents.files[block].name)
     }
 
-    /// Reads every table and compares size and digest with those noted when it was built.
+    /// The whitening of all samples, from what was noted of them when the index was built: that of
+    /// [`Whitening::new`], without reading a table. Costs `B · K³ / 3` and holds `B · K²` doubles.
+    ///
+    /// # Errors
+    /// As [`Whitening::new`]; [`Error::Ledger`](crate::Error::Ledger) or
+    /// [`Error::Io`](crate::Error::Io) naming the file that cannot be read.
+    pub fn whitening(&self, damping: f64) -> Result<Whitening> {
+        let grams = self.contents.grams.iter().map(|file| self.gram(&self.dir.join(&file.name)));
+        Whitening::of(grams, self.sketch_len(), damping)
+    }
+
+    fn gram(&self, path: &Path) -> Result<Mat<f64>> {
+        let len = self.sketch_len();
+        let bytes = std::fs::read(path).map_err(io(path))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| bad(path, error))?;
+        let tensor = file.tensor(GRAM).map_err(|error| bad(path, error))?;
+        if tensor.dtype() != Dtype::F64 || tensor.shape() != [len, len] {
+            return Err(bad(path, format!("its tensor is not of {len} × {len} doubles")));
+        }
+        let (numbers, _) = tensor.data().as_chunks();
+        let numbers: Vec<f64> = numbers.iter().map(|it| f64::from_le_bytes(*it)).collect();
+        match numbers.iter().all(|it| it.is_finite()) {
+            true => Ok(MatRef::from_row_major_slice(&numbers, len, len).to_owned()),
+            false => Err(bad(path, "some samples' sums are not finite: ask without a whitening")),
+        }
+    }
+
+    /// Reads every file and compares size and digest with those noted when it was built.
     ///
     /// # Errors
     /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the first
-    /// table that was altered or cannot be read.
+    /// file that was altered or cannot be read.
     pub fn verify(&self) -> Result<()> {
-        for file in &self.contents.files {
+        for file in self.contents.files.iter().chain(&self.contents.grams) {
             let path = self.dir.join(&file.name);
             if digest(&path)? != (file.bytes, file.blake3.clone()) {
-                return Err(bad(&path, "the table was altered: its size or digest is another"));
+                return Err(bad(&path, "the file was altered: its size or digest is another"));
             }
         }
         Ok(())
@@ -190,4 +236,9 @@ impl Index {
 /// Name of a block's table below the index.
 fn part_name(block: usize) -> String {
     format!("block={block}/part-0.parquet")
+}
+
+/// Name of a block's products of sketches below the index.
+fn gram_name(block: usize) -> String {
+    format!("block={block}/_gram.safetensors")
 }

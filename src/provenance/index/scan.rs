@@ -5,14 +5,12 @@ use std::sync::Mutex;
 use std::thread;
 
 use bytes::{Bytes, BytesMut};
-use serde::Serialize;
 
 use super::part::{Group, Part};
 use super::{Index, Precision, ROWS};
 use crate::provenance::Similarity;
 use crate::provenance::influence::{check_query, dot, ranked, scale};
 use crate::provenance::ledger::files::bad;
-use crate::provenance::query::Citation;
 use crate::{Error, Result};
 
 /// A score of every sample of an index.
@@ -20,33 +18,6 @@ use crate::{Error, Result};
 pub struct Scores {
     ids: Vec<u64>,
     scores: Vec<f64>,
-}
-
-/// The samples most for and most against an output, among all of an index.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ranking {
-    /// What was done about the sizes of the two sides.
-    pub similarity: Similarity,
-    /// The block looked at; none for all of them.
-    pub block: Option<String>,
-    /// How the index keeps sketches.
-    pub precision: Precision,
-    /// Samples that made the output more likely, the most helpful first.
-    pub helpful: Vec<Ranked>,
-    /// Samples that worked against it, the most harmful first.
-    pub harmful: Vec<Ranked>,
-    /// What this rests on.
-    pub citation: Citation,
-}
-
-/// A sample and its score.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Ranked {
-    /// The sample.
-    pub sample: u64,
-    /// Its influence on the output, as [`Scorer::scores`](crate::provenance::Scorer::scores)
-    /// defines it.
-    pub score: f64,
 }
 
 impl Scores {
@@ -67,41 +38,6 @@ impl Scores {
 }
 
 impl Index {
-    /// The `count` samples that helped an output most, and those that worked against it. `query
-    /// [B, K]` is the sketch of the output's unrouted gradient, by the run's own projection;
-    /// `block` confines the question to one block. `progress` is told of blocks read, and of how
-    /// many. Costs as [`Index::scores`].
-    ///
-    /// # Errors
-    /// As [`Index::scores`].
-    pub fn top(
-        &self,
-        query: &[f32],
-        similarity: Similarity,
-        block: Option<usize>,
-        count: usize,
-        progress: impl FnMut(usize, usize),
-    ) -> Result<Ranking> {
-        let scores = self.scores(query, similarity, block, progress)?;
-        let listed = |ranked: Vec<(u64, f64)>, sign: f64| -> Vec<Ranked> {
-            let within = ranked.into_iter().take_while(|(_, score)| *score > 0.0);
-            within.map(|(sample, score)| Ranked { sample, score: sign * score }).collect()
-        };
-        // A sample whose sums are not finite is on neither side.
-        let side = |sign: f64| {
-            let turned = scores.values().iter().map(move |score| sign * score);
-            let turned = turned.map(|score| if score.is_nan() { 0.0 } else { score });
-            listed(ranked(scores.ids(), turned, count), sign)
-        };
-        let (helpful, harmful) = (side(1.0), side(-1.0));
-        let mut citation = self.citation().clone();
-        citation.samples = helpful.iter().chain(&harmful).map(|it| it.sample).collect();
-        citation.samples.sort_unstable();
-        let block = block.map(|block| self.blocks()[block].clone());
-        let precision = self.precision();
-        Ok(Ranking { similarity, block, precision, helpful, harmful, citation })
-    }
-
     /// The scores of all samples, as [`Scorer::plain`](crate::provenance::Scorer::plain) gives
     /// them but for what the [`Precision`] takes off; in `f64`, the same bits at every call.
     ///
@@ -138,7 +74,7 @@ impl Index {
         Ok(Scores { ids: sums.ids, scores })
     }
 
-    fn range(&self, block: Option<usize>) -> Result<Range<usize>> {
+    pub(super) fn range(&self, block: Option<usize>) -> Result<Range<usize>> {
         let blocks = self.blocks().len();
         match block {
             None => Ok(0..blocks),
@@ -147,11 +83,42 @@ impl Index {
         }
     }
 
+    /// A block's table, opened.
+    fn part(&self, at: usize) -> Result<Part> {
+        let width = self.sketch_len() * self.precision().bytes();
+        Part::open(&self.table(at), self.samples(), width)
+    }
+
+    /// The products of a block's part of a query with samples at these places.
+    pub(super) fn products(&self, at: usize, query: &[f32], places: &[usize]) -> Result<Vec<f64>> {
+        let len = self.sketch_len();
+        let query: Vec<f64> = query[at * len..][..len].iter().map(|&it| it.into()).collect();
+        let part = self.part(at)?;
+        let (mut found, mut buffer) = (vec![0.0; places.len()], BytesMut::new());
+        for group in 0..self.samples().div_ceil(ROWS) {
+            if places.iter().all(|place| place / ROWS != group) {
+                continue;
+            }
+            let (values, bytes) = part.read(group, buffer)?;
+            let mut sums = Sums::new(ROWS.min(self.samples() - group * ROWS));
+            for mut sums in sums.groups() {
+                sums.add(self.precision(), &values, &query);
+            }
+            for (found, place) in found.iter_mut().zip(places) {
+                if place / ROWS == group {
+                    *found = sums.products[place % ROWS];
+                }
+            }
+            drop(values);
+            buffer = bytes.try_into_mut().unwrap_or_default();
+        }
+        Ok(found)
+    }
+
     /// Adds a block's part of all sums; the first block says who the samples are.
     fn add_block(&self, at: usize, query: &[f64], sums: &mut Sums, first: bool) -> Result<()> {
-        let width = self.sketch_len() * self.precision().bytes();
         let path = self.table(at);
-        let part = Part::open(&path, self.samples(), width)?;
+        let part = self.part(at)?;
         let left = Mutex::new(sums.groups().enumerate());
         let take = || left.lock().expect("nobody panics while taking the next").next();
         let work = || {

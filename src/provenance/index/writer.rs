@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use arrow_array::{FixedSizeBinaryArray, Float32Array, Float64Array, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema};
+use faer::{Mat, Par};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
+use safetensors::tensor::{Dtype, TensorView};
 
-use super::{Contents, FORMAT, INDEX, Index, Precision, ROWS, part_name};
+use super::{Contents, FORMAT, GRAM, INDEX, Index, Precision, ROWS, gram_name, part_name};
 use crate::provenance::influence::dot;
 use crate::provenance::ledger::FileEntry;
 use crate::provenance::ledger::files::{bad, digest, io, sync_dir, write_bytes};
 use crate::provenance::query::Citation;
+use crate::provenance::whitening::{SLICE, add_rows};
 use crate::{Error, Result};
 
-/// Writes an index from sums that are at hand block by block. Holds one row group and 8 bytes per
-/// sample.
+/// Writes an index from sums that are at hand block by block. Costs `samples · B · K²` for what
+/// [`Index::whitening`] needs; holds one row group, 8 bytes per sample and `K²` doubles.
 pub struct IndexWriter {
     dir: PathBuf,
     ids: Vec<u64>,
@@ -28,6 +31,8 @@ pub struct IndexWriter {
     /// Its rows that were flushed.
     written: usize,
     group: Group,
+    /// The block's products of sketches, `ΦᵀΦ [K, K]`: the lower triangle.
+    gram: Mat<f64>,
 }
 
 /// Rows not flushed yet.
@@ -36,6 +41,8 @@ struct Group {
     scales: Vec<f32>,
     squares: Vec<f64>,
     codes: Vec<u8>,
+    /// As they were given.
+    sketches: Vec<f32>,
 }
 
 impl IndexWriter {
@@ -69,11 +76,19 @@ impl IndexWriter {
             Field::new("square", DataType::Float64, false),
             Field::new("sketch", binary, false),
         ]);
-        let (samples, files) = (ids.len(), Vec::new());
-        let contents =
-            Contents { format: FORMAT, precision, sketch_len, blocks, samples, files, citation };
+        let contents = Contents {
+            format: FORMAT,
+            precision,
+            sketch_len,
+            blocks,
+            samples: ids.len(),
+            files: Vec::new(),
+            grams: Vec::new(),
+            citation,
+        };
         let (schema, group) = (Arc::new(schema), Group::default());
-        Ok(Self { dir, ids, schema, contents, open: None, written: 0, group })
+        let gram = Mat::zeros(sketch_len, sketch_len);
+        Ok(Self { dir, ids, schema, contents, open: None, written: 0, group, gram })
     }
 
     /// Adds the sums `[n, K]` of the next `n` samples in the current block; the next block begins
@@ -96,6 +111,7 @@ impl IndexWriter {
         for sketch in sketches.chunks_exact(len) {
             let scale = self.contents.precision.encode(sketch, &mut self.group.codes);
             self.group.scales.push(scale);
+            self.group.sketches.extend(sketch);
             self.group.squares.push(dot(sketch, sketch));
             let full = self.group.scales.len() == ROWS;
             if full || self.written + self.group.scales.len() == self.ids.len() {
@@ -131,6 +147,10 @@ impl IndexWriter {
         };
         let group = std::mem::take(&mut self.group);
         let rows = group.scales.len();
+        for slice in group.sketches.chunks(SLICE * self.contents.sketch_len) {
+            let slice: Vec<f64> = slice.iter().map(|&value| value.into()).collect();
+            add_rows(&mut self.gram, &slice, Par::rayon(0));
+        }
         let ids = self.ids[self.written..][..rows].to_vec();
         let width = self.contents.sketch_len * self.contents.precision.bytes();
         let codes = FixedSizeBinaryArray::try_new(width as i32, group.codes.into(), None);
@@ -152,12 +172,33 @@ impl IndexWriter {
         }
         let file = writer.into_inner().map_err(|error| bad(&path, error))?;
         file.sync_all().map_err(io(&path))?;
-        let (bytes, blake3) = digest(&path)?;
+        let gram = self.write_gram(block)?;
+        self.contents.grams.push(gram);
         let rows = Some(self.ids.len() as u64);
-        self.contents.files.push(FileEntry { name: part_name(block), rows, bytes, blake3 });
+        let table = entry(&self.dir, part_name(block), rows)?;
+        self.contents.files.push(table);
         self.written = 0;
         Ok(())
     }
+
+    /// Writes the block's products, and begins those of the next.
+    fn write_gram(&mut self, block: usize) -> Result<FileEntry> {
+        let len = self.contents.sketch_len;
+        let gram = std::mem::replace(&mut self.gram, Mat::zeros(len, len));
+        let numbers = (0..len).flat_map(|row| (0..len).map(move |column| (row, column)));
+        let bytes: Vec<u8> = numbers.flat_map(|at| gram[at].to_le_bytes()).collect();
+        let path = self.dir.join(gram_name(block));
+        let tensor = TensorView::new(Dtype::F64, vec![len, len], &bytes);
+        let text = tensor.and_then(|tensor| safetensors::serialize([(GRAM, tensor)], None));
+        write_bytes(&path, &text.map_err(|error| bad(&path, error))?)?;
+        entry(&self.dir, gram_name(block), None)
+    }
+}
+
+/// What a file of the index is, now that it is written.
+fn entry(dir: &Path, name: String, rows: Option<u64>) -> Result<FileEntry> {
+    let (bytes, blake3) = digest(&dir.join(&name))?;
+    Ok(FileEntry { name, rows, bytes, blake3 })
 }
 
 /// Makes sure of a directory that is empty; where it really lies.
