@@ -144,7 +144,8 @@ pub fn exact_sketches() -> [SketchKind; 5] {
 pub fn sketches() -> [SketchKind; 6] {
     [
         SketchKind::TwoSided { outputs: 16, inputs: 16 },
-        SketchKind::TwoSided { outputs: 3, inputs: 5 },
+        // More than sixteen columns, which are projected at a time, and yet less than a word of signs.
+        SketchKind::TwoSided { outputs: 3, inputs: 21 },
         // Wider than a word of signs, on both sides.
         SketchKind::TwoSided { outputs: 34, inputs: 130 },
         SketchKind::Count { buckets: 64 },
