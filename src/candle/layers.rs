@@ -7,6 +7,7 @@ use super::parameters::{Init, Scope};
 use super::problem::Problem;
 use super::recorder::refused;
 use crate::Error;
+use crate::problem::Rows;
 use crate::routing::LayerSpec;
 
 /// Weight and bias of a module and its place in the recorder.
@@ -85,6 +86,16 @@ impl Layer {
             return Err(Error::argument(argument(), expected, format!("{given:?}")).into());
         }
         Ok(())
+    }
+
+    /// The rows of an input `[N, …, input]`, and the dimensions of an output of `out` features for each.
+    pub fn rows(&self, x: &Tensor, input: usize, out: usize) -> Result<(Rows, Vec<usize>)> {
+        let fits = x.dims().last() == Some(&input);
+        self.check_input(x, fits, &format!("[N, …, {input}]"))?;
+        let rows = x.dims()[1..x.rank() - 1].iter().product();
+        let mut dims = x.dims().to_vec();
+        dims[x.rank() - 1] = out;
+        Ok((Rows::uniform(x.dim(0)?, rows)?, dims))
     }
 
     /// One call, with an output of these dimensions.

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor};
 use super::layers::Layer;
 use super::parameters::{Init, Scope};
 use super::problem::Problem;
-use crate::problem::{Linear, Rows};
+use crate::problem::Linear;
 use crate::routing::LayerSpec;
 
 /// `Y = X Wᵀ + b` over the last dimension: `X [N, …, in]`, `Y [N, …, out]`. A sample is the
@@ -54,14 +54,8 @@ impl RoutedLinear {
 impl Module for RoutedLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (out, input) = self.0.weight.dims2()?;
-        let fits = x.dims().last() == Some(&input);
-        self.0.check_input(x, fits, &format!("[N, …, {input}]"))?;
-        let samples = x.dim(0)?;
-        let rows = x.dims()[1..x.rank() - 1].iter().product();
-        let problem = Linear::new(Rows::uniform(samples, rows)?, input, out)?
-            .with_bias(self.0.bias.is_some());
-        let mut dims = x.dims().to_vec();
-        dims[x.rank() - 1] = out;
+        let (rows, dims) = self.0.rows(x, input, out)?;
+        let problem = Linear::new(rows, input, out)?.with_bias(self.0.bias.is_some());
         self.0.call(Problem::Linear(problem), Some(x), dims)
     }
 }

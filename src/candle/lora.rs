@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Module, Result, 
 
 use super::layers::expect_shape;
 use super::linear::RoutedLinear;
-use super::op::{Call, Grads, options};
+use super::op::{Call, Grads, options, shaped};
 use super::parameters::Scope;
 use super::problem::Problem;
 use super::recorder::State;
@@ -14,7 +14,7 @@ use super::slot::Gradients;
 use super::tensors::{Number, by_dtype, cpu_slice, slice};
 use crate::Error;
 use crate::ops::{Backend, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options};
-use crate::problem::{Lora, Rows};
+use crate::problem::Lora;
 
 /// A linear layer with a low-rank adapter (Hu et al. 2022): `Y = base(X) + scale · (X Aᵀ) Bᵀ`.
 /// The factors are layers of their own, `path.lora_a` and `path.lora_b`; the base stays as it
@@ -76,13 +76,9 @@ impl RoutedLora {
     /// What is added to the base's output.
     fn branch(&self, x: &Tensor) -> Result<Tensor> {
         let [(rank, input), (out, _)] = [self.a.weight().dims2()?, self.b.weight().dims2()?];
-        let fits = x.dims().last() == Some(&input);
-        self.a.0.check_input(x, fits, &format!("[N, …, {input}]"))?;
-        let samples = x.dim(0)?;
-        let rows = x.dims()[1..x.rank() - 1].iter().product();
-        let problem = Lora::new(Rows::uniform(samples, rows)?, input, out, rank, self.scale)?;
-        let mut dims = x.dims().to_vec();
-        dims[x.rank() - 1] = out;
+        let (rows, dims) = self.a.0.rows(x, input, out)?;
+        let samples = rows.samples();
+        let problem = Lora::new(rows, input, out, rank, self.scale)?;
         let op = LoraOp {
             calls: [self.a.0.announce(samples)?, self.b.0.announce(samples)?],
             problem,
@@ -140,14 +136,10 @@ impl LoraOp {
         let (rank, scale) = (self.problem.rank(), self.problem.scale());
         let mut hidden = vec![T::from_f32(0.0); self.problem.rows().total() * rank];
         let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
-        let recorder = &self.calls[0].handle.recorder;
-        // Not under the lock, as in `LayerOp`.
-        let mut backend = std::mem::take(&mut recorder.lock().backend);
-        let done = backend
-            .linear_forward(&self.problem.a(), x, a, None, &mut hidden)
-            .and_then(|()| backend.linear_forward(&self.problem.b(), &hidden, b, None, &mut y));
-        recorder.lock().backend = backend;
-        done?;
+        self.calls[0].handle.recorder.compute(|backend| {
+            backend.linear_forward(&self.problem.a(), x, a, None, &mut hidden)?;
+            backend.linear_forward(&self.problem.b(), &hidden, b, None, &mut y)
+        })?;
         y.iter_mut().for_each(|y| *y = T::from_f32(scale * y.to_f32()));
         Ok(y)
     }
@@ -176,13 +168,8 @@ impl LoraOp {
             done?;
         }
         self.stash(&mut guard, tensors)?;
-        let mut wanted = wanted.into_iter();
-        let mut tensor = |values: Option<Vec<T>>| {
-            let like = wanted.next().flatten();
-            let tensor = values.zip(like);
-            tensor.map(|(values, like)| Tensor::from_vec(values, like.shape(), like.device()))
-        };
-        Ok([tensor(dx).transpose()?, tensor(da).transpose()?, tensor(db).transpose()?])
+        let [x, a, b] = wanted;
+        Ok([shaped(dx, x)?, shaped(da, a)?, shaped(db, b)?])
     }
 
     /// The operands whose gradients are wanted.

@@ -132,13 +132,9 @@ impl LayerOp {
             let x = x.map(values).transpose()?.unwrap_or_default();
             let bias = bias.map(values).transpose()?;
             let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
-            // Not under the lock: a thread that waits here for its share of the work may be
-            // given another forward pass of the same model meanwhile.
+            let weight = values(weight)?;
             let recorder = &self.call.handle.recorder;
-            let mut backend = std::mem::take(&mut recorder.lock().backend);
-            let done = self.problem.forward(&mut backend, x, values(weight)?, bias, &mut y);
-            recorder.lock().backend = backend;
-            done?;
+            recorder.compute(|backend| self.problem.forward(backend, x, weight, bias, &mut y))?;
             Ok((<T as WithDType>::to_cpu_storage_owned(y), self.output.clone()))
         })
     }
@@ -191,13 +187,7 @@ impl LayerOp {
             done?;
         }
         self.stash(&mut guard, x, dy)?;
-        let tensor = |values: Option<Vec<T>>, like: Option<&Tensor>| {
-            values
-                .zip(like)
-                .map(|(values, like)| Tensor::from_vec(values, like.shape(), like.device()))
-                .transpose()
-        };
-        Ok([tensor(dx, x)?, tensor(dw, Some(weight))?, tensor(db, bias)?])
+        Ok([shaped(dx, x)?, shaped(dw, Some(weight))?, shaped(db, bias)?])
     }
 
     /// The operands whose gradients are wanted.
@@ -243,6 +233,15 @@ impl LayerOp {
         slot.add();
         Ok(())
     }
+}
+
+/// A gradient, if there is one, in the shape of what it is of.
+pub(super) fn shaped<T: Number>(
+    values: Option<Vec<T>>,
+    like: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let both = values.zip(like);
+    both.map(|(values, like)| Tensor::from_vec(values, like.shape(), like.device())).transpose()
 }
 
 /// What is said of a layer's gradient in the open step or probe; a probe's is not routed.

@@ -275,6 +275,15 @@ impl Recorder {
         })
     }
 
+    /// Runs a forward pass with the recorder's buffers. Not under the lock: a thread that waits there for its share
+    /// of the work may be given another forward pass of the same model meanwhile.
+    pub(super) fn compute<R>(&self, run: impl FnOnce(&mut Cpu) -> R) -> R {
+        let mut backend = std::mem::take(&mut self.lock().backend);
+        let done = run(&mut backend);
+        self.lock().backend = backend;
+        done
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
