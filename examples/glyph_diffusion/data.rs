@@ -21,7 +21,9 @@ pub mod sheet;
 pub const SIDE: usize = 16;
 /// The characters, in the order of the sheet's columns.
 pub const CHARACTERS: &str = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// The group whose rights are tracked.
+/// The groups, as data/typefaces.toml has them.
+pub const GROUPS: [&str; 7] = ["serif", "sans", "mono", "slab", "script", "blackletter", "display"];
+/// The group whose rights are tracked unless another is chosen.
 pub const OWNED: &str = "script";
 /// Glyphs that appear several times among the samples, as `(group, character)` of the group's
 /// first typeface, and how many copies are added: [`Plant::Few`].
@@ -67,11 +69,6 @@ impl Typeface {
     pub fn category(&self) -> String {
         format!("style/{}/{}", self.group, self.slug)
     }
-
-    /// Whether its rights are tracked.
-    pub fn owned(&self) -> bool {
-        self.group == OWNED
-    }
 }
 
 /// One training example.
@@ -106,6 +103,8 @@ pub struct Dataset {
     pub samples: Vec<Sample>,
     /// `[typefaces, characters, SIDE²]` in `-1..1`, 1 being ink.
     pixels: Vec<f32>,
+    /// The group whose rights are tracked.
+    owned: String,
 }
 
 impl Dataset {
@@ -145,7 +144,23 @@ impl Dataset {
                 samples.extend(study(typefaces.len().div_ceil(KEPT)));
             }
         }
-        Ok(Self { typefaces, samples, pixels })
+        Ok(Self { typefaces, samples, pixels, owned: OWNED.into() })
+    }
+
+    /// With another group's rights tracked.
+    pub fn tracking(self, group: &str) -> Result<Self> {
+        ensure!(self.groups().contains(&group), "data/typefaces.toml: no group {group:?}");
+        Ok(Self { owned: group.into(), ..self })
+    }
+
+    /// The group whose rights are tracked.
+    pub fn owned_group(&self) -> &str {
+        &self.owned
+    }
+
+    /// Whether a typeface belongs to it.
+    pub fn owned_face(&self, typeface: usize) -> bool {
+        self.typefaces[typeface].group == self.owned
     }
 
     /// The categories, one per typeface, ids in the order of the typefaces.
@@ -197,7 +212,7 @@ impl Dataset {
 
     /// Whether the sample belongs to the rights-tracked group.
     pub fn owned(&self, sample: &Sample) -> bool {
-        self.typefaces[sample.typeface].owned()
+        self.owned_face(sample.typeface)
     }
 }
 

@@ -97,11 +97,20 @@ enum Style {
     Faded(f32),
 }
 
+/// Glyphs of the owned group, and the others, without copies.
+fn sides(data: &Dataset) -> (Vec<Sample>, Vec<Sample>) {
+    let once = data.samples.iter().copied().filter(|sample| !sample.is_copy());
+    once.partition(|sample| data.owned(sample))
+}
+
+/// Loss on the owned group of a model without regions, told the style.
+pub fn owned_loss(model: &Governed, data: &Dataset, count: usize) -> Result<f64> {
+    Questions::new(sides(data).0, count, 0).loss(model, data, Dial::AsTrained, Style::Own)
+}
+
 /// Measures a trained model on `count` questions about each side.
 pub fn losses(model: &Governed, data: &Dataset, count: usize) -> Result<Losses> {
-    let (owned, public): (Vec<Sample>, Vec<Sample>) = (data.samples.iter().copied())
-        .filter(|sample| !sample.is_copy())
-        .partition(|sample| data.owned(sample));
+    let (owned, public) = sides(data);
     let owned = Questions::new(owned, count, 0);
     let public = Questions::new(public, count, 1);
     let trained = Dial::AsTrained;

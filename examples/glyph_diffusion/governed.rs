@@ -6,7 +6,7 @@ use gradroute::candle::{Parameters, Recorder, Scope};
 use gradroute::projection::SketchKind;
 use gradroute::routing::{CompiledPolicy, Policy, Switches};
 
-use crate::data::{Conditions, Dataset};
+use crate::data::{Conditions, Dataset, OWNED};
 use crate::model::{Size, UNet};
 use crate::options::PolicyChoice;
 
@@ -49,7 +49,9 @@ impl Governed {
         let recorder = Recorder::new(SKETCH, SKETCH_SEED)?;
         let unet =
             UNet::new(&Scope::new(&parameters, &recorder), &Size::FULL, data.typefaces.len())?;
-        let policy = Policy::from_toml(text)?.compile(&recorder.layout()?, &data.categories()?)?;
+        // The shipped policies name the group that is tracked unless another is chosen.
+        let text = text.replace(OWNED, data.owned_group());
+        let policy = Policy::from_toml(&text)?.compile(&recorder.layout()?, &data.categories()?)?;
         recorder.govern(&policy)?;
         Ok(Self { unet, parameters, recorder, policy })
     }

@@ -16,10 +16,12 @@ mod model;
 mod options;
 mod outcome;
 mod probe;
+mod relearn;
 mod report;
 mod sampling;
 mod train;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +30,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::data::Dataset;
+use crate::evaluate::Losses;
 use crate::governed::Governed;
 use crate::options::{Cli, RunOptions};
 use crate::outcome::{Outcome, Study, write_json};
@@ -52,7 +55,7 @@ fn main() -> Result<()> {
             std::process::exit(130);
         }
     })?;
-    let data = Dataset::load(options.plant)?;
+    let data = Dataset::load(options.plant)?.tracking(&options.own)?;
     let model = Governed::new(options.policy, &data, options.seed)?;
     let ledger = cli.out.join(LEDGER);
     // A run killed before its ledger's first commit begins anew.
@@ -95,6 +98,20 @@ fn read_options(out: &Path) -> Result<RunOptions> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
+/// Losses with every other group in the tracked one's place, of a run that treats all groups alike.
+fn others(options: &RunOptions, model: &Governed) -> Result<BTreeMap<String, Losses>> {
+    let data = Dataset::load(options.plant)?;
+    let alike = !model.has_region() && !options.without_owned && options.others;
+    let others = data.groups().into_iter().filter(|group| alike && *group != options.own);
+    (others.map(str::to_owned).collect::<Vec<_>>().into_iter())
+        .map(|group| {
+            let data = Dataset::load(options.plant)?.tracking(&group)?;
+            let losses = evaluate::losses(model, &data, options.questions())?;
+            Ok((group, losses))
+        })
+        .collect()
+}
+
 /// Evaluates the averaged weights and writes what the run came to.
 fn conclude(
     out: &Path,
@@ -117,6 +134,8 @@ fn conclude(
         ledger: out.join(LEDGER).display().to_string(),
         ledger_head: trainer.ledger_head().to_owned(),
         losses: evaluate::losses(model, data, options.questions())?,
+        others: others(options, model)?,
+        relearning: relearn::curves(options, data, model)?,
     };
     if let Some(scores) = trainer.watch().study() {
         println!("drawing planted glyphs …");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::data::Plant;
+use crate::data::{GROUPS, OWNED, Plant};
 
 /// Trains a small diffusion model on real typefaces under a routing policy, records every
 /// sample's influence and writes a report that answers whose data shaped what.
@@ -17,7 +17,7 @@ pub struct Cli {
     #[arg(long, default_value = "runs/glyph_diffusion")]
     pub out: PathBuf,
     /// Continue the run in --out, with the options it was started with.
-    #[arg(long, conflicts_with_all = ["policy", "without_owned", "plant", "guard", "seed", "steps", "batch", "quick", "questions", "commit_every", "no_report"])]
+    #[arg(long, conflicts_with_all = ["policy", "own", "without_owned", "others", "relearn", "plant", "guard", "seed", "steps", "batch", "quick", "questions", "commit_every", "no_report"])]
     pub resume: bool,
     /// Delete the run in --out, if there is one, and begin anew.
     #[arg(long, conflicts_with = "resume")]
@@ -31,9 +31,19 @@ pub struct RunOptions {
     /// blocks, or nowhere (an unrouted run: everything trains everything).
     #[arg(long, value_enum, default_value = "all")]
     pub policy: PolicyChoice,
+    /// The group whose rights are tracked.
+    #[arg(long, value_parser = GROUPS, default_value = OWNED)]
+    pub own: String,
     /// Train without the rights-tracked group: what attenuation is measured against.
     #[arg(long)]
     pub without_owned: bool,
+    /// Measure an unrouted run with each other group in the tracked one's place, too.
+    #[arg(long, requires = "policy")]
+    pub others: bool,
+    /// Afterwards teach the tracked group alone for so many steps, from a dial of 0; in a run without the
+    /// group from there and from new weights. For result.json.
+    #[arg(long, value_name = "STEPS")]
+    pub relearn: Option<u64>,
     /// Which glyphs are planted several times.
     #[arg(long, value_enum, default_value = "few")]
     pub plant: Plant,

@@ -1,5 +1,6 @@
 //! `result.json`: what a run came to.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use crate::evaluate::Losses;
 use crate::extraction::Drawn;
 use crate::guarded::Scores;
 use crate::options::RunOptions;
+use crate::relearn::Curve;
 
 /// A finished run.
 #[derive(Debug, Serialize)]
@@ -29,6 +31,12 @@ pub struct Outcome {
     /// Its last commit's hash.
     pub ledger_head: String,
     pub losses: Losses,
+    /// What the losses would be with another group in the tracked one's place, if that was asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, Losses>,
+    /// How soon the tracked group is learned again, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub relearning: Vec<Curve>,
 }
 
 /// `study.json`: how planted glyphs fared.

@@ -23,7 +23,7 @@ use crate::options::RunOptions;
 
 const LEARNING_RATE: f64 = 3e-3;
 /// A second moment short enough for a short run; no decay, so that what nobody trains stays.
-const OPTIMIZER_CONFIG: AdamWConfig =
+pub const OPTIMIZER_CONFIG: AdamWConfig =
     AdamWConfig { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
 /// Share of the weights' moving average kept at each step, once it has warmed up.
 const DECAY: f64 = 0.995;
@@ -194,11 +194,8 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, step: u64) -> Result<()> {
         let samples = self.order.batch(step, self.options.batch as usize);
         let mut rng = stream(self.options.seed, Purpose::Step, step);
-        let levels = stratified_levels(&mut rng, samples.len());
-        let noise = noise(&mut rng, samples.len());
+        let drawn = Drawn::new(self.data, &samples, &mut rng)?;
         let conditions = self.drop_some(&mut rng, &samples);
-        let x = noised(&self.data.images(&samples), &noise, &levels, &Device::Cpu)?;
-        let target = Tensor::from_vec(noise, (samples.len(), 1, SIDE, SIDE), &Device::Cpu)?;
         let rate = self.learning_rate(step);
         let ids: Vec<u64> = samples.iter().map(|sample| sample.id).collect();
         let categories: Vec<u32> = samples.iter().map(|sample| sample.typeface as u32).collect();
@@ -206,14 +203,13 @@ impl<'a> Trainer<'a> {
         let switches = self.model.policy().switches(seed, step, &ids, &categories)?;
         self.model.recorder().begin_step(Batch {
             switches: Some(switches),
-            noise_levels: Some(levels.clone()),
+            noise_levels: Some(drawn.levels.clone()),
             step,
             step_size: rate as f32,
             gates: self.watch.gates(&ids),
             ..Batch::new(ids, categories)
         })?;
-        let guess = self.model.unet().forward(&x, &levels, &conditions)?;
-        let losses = (guess - target)?.sqr()?.mean((1, 2, 3))?;
+        let losses = drawn.losses(self.model, &conditions)?;
         let loss = losses.mean_all()?;
         let gradients = loss.backward()?;
         let record = self.model.recorder().finish_step()?;
@@ -277,6 +273,29 @@ impl<'a> Trainer<'a> {
         };
         self.progress = load().with_context(|| folder.display().to_string())?;
         Ok(())
+    }
+}
+
+/// Samples at noise levels, with their noise.
+pub struct Drawn {
+    levels: Vec<f32>,
+    x: Tensor,
+    noise: Tensor,
+}
+
+impl Drawn {
+    pub fn new(data: &Dataset, samples: &[Sample], rng: &mut StdRng) -> Result<Self> {
+        let levels = stratified_levels(rng, samples.len());
+        let noise = noise(rng, samples.len());
+        let x = noised(&data.images(samples), &noise, &levels, &Device::Cpu)?;
+        let noise = Tensor::from_vec(noise, (samples.len(), 1, SIDE, SIDE), &Device::Cpu)?;
+        Ok(Self { levels, x, noise })
+    }
+
+    /// The samples' losses.
+    pub fn losses(&self, model: &Governed, conditions: &Conditions) -> Result<Tensor> {
+        let guess = model.unet().forward(&self.x, &self.levels, conditions)?;
+        Ok((guess - &self.noise)?.sqr()?.mean((1, 2, 3))?)
     }
 }
 

@@ -9,7 +9,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use super::call::{Call, launch};
 use super::device::{Arguments, Grid};
 use super::generated as abi;
-use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GRADROUTE_WARPS};
+use super::generated::{GRADROUTE_THREADS, GRADROUTE_TILE, GRADROUTE_WARPS, GradrouteLayer};
 use super::plan::{Common, LONGEST_GRID, Parts, Properties};
 use crate::ops::plan::Path;
 use crate::problem::Rows;
@@ -20,7 +20,8 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormedPlan {
     /// Formed: each sample's tile is measured and sketched in the accumulators. Factored: `dW` is one
-    /// product over the rows of all samples, and norms and sketch come from the rows themselves.
+    /// product over the rows of all samples, and norms and sketch come from the rows themselves: a two-sided sketch
+    /// by their projections, a count sketch from the products of single rows.
     pub path: Path,
     /// Tiles of the gradient matrix, `[outputs, inputs]`.
     pub tiles: [u32; 2],
@@ -34,7 +35,7 @@ pub struct FormedPlan {
     /// Whether the bias' gradients arise beside the tiles, from the same rows of `dY`; if not, another kernel
     /// sums the rows.
     pub bias: bool,
-    /// Sketches that are added up for each sample.
+    /// Sketches that are added up for each sample, of tiles, rows or blocks that count.
     sketch_parts: u32,
     at: Places,
 }
@@ -113,14 +114,15 @@ pub(super) fn plan_formed(
     let tiles = tiles.map(|count| count as u32);
     let all_tiles = tiles[0] * tiles[1];
     let samples = common.layer.samples;
-    let path = choose(common, extent);
+    let path = choose(common, extent, properties);
     let factored = path == Path::Factored;
     let stages = extent.rows.div_ceil(32);
     let most = if factored { stages.min(u64::from(u32::MAX)) as u32 } else { samples };
     let most = (properties.multiprocessors / all_tiles.max(1)).clamp(1, most.max(1));
     let parts = split(most, stages, all_tiles);
     let sketch_by_rows = !factored && takes_rows(common, tiles, extent);
-    let sketched = common.sketched() && !factored;
+    let counted = factored && common.layer.sketch == abi::GRADROUTE_SKETCH_COUNT;
+    let sketched = common.sketched() && (!factored || counted);
     let bias = !factored && all_tiles > 0 && sums_rows(common);
     let layer = &mut common.layer;
     let (k_o, k_i) = (u64::from(layer.sketch_outputs), u64::from(layer.sketch_inputs));
@@ -136,9 +138,10 @@ pub(super) fn plan_formed(
     layer.flags |= if shared { abi::GRADROUTE_STAGE_SHARED } else { 0 };
     layer.flags |= if sketch_by_rows { abi::GRADROUTE_SKETCH_ROWS } else { 0 };
     layer.flags |= if bias { abi::GRADROUTE_BIAS } else { 0 };
-    let sketch_parts = match sketch_by_rows {
-        true => extent.longest.div_ceil(u64::from(abi::GRADROUTE_SKETCH_ROWS_PART)),
-        false => u64::from(all_tiles),
+    let sketch_parts = match (sketch_by_rows, counted) {
+        (true, _) => extent.longest.div_ceil(u64::from(abi::GRADROUTE_SKETCH_ROWS_PART)),
+        (_, true) => u64::from(blocks_counted(layer, properties)),
+        _ => u64::from(all_tiles),
     };
     let [samples, all_tiles] = [samples, all_tiles].map(u64::from);
     let weights = u64::from(layer.outputs) * u64::from(layer.inputs);
@@ -158,11 +161,12 @@ pub(super) fn plan_formed(
 }
 
 /// Which path: the factored one where it is possible and takes less. Where something is recorded: no sample
-/// has more than 32 rows, and the sketch is one of the rows. For `dW` alone: a sample has 128 or fewer
-/// on average. The wish comes first, if it is possible.
-fn choose(common: &Common, extent: Extent) -> Path {
+/// has more than 32 rows, and the sketch is one of the rows, or counts single ones. For `dW` alone: a sample has
+/// 128 or fewer on average. The wish comes first, if it is possible.
+fn choose(common: &Common, extent: Extent, properties: &Properties) -> Path {
     let recorded = common.recorded();
-    let few = extent.longest <= u64::from(abi::GRADROUTE_FEW_ROWS) && sketches_rows(common);
+    let few = extent.longest <= u64::from(abi::GRADROUTE_FEW_ROWS) && sketches_rows(common)
+        || extent.longest <= 1 && counts_rows(common, properties);
     let together = extent.rows <= ROWS_TOGETHER * u64::from(common.layer.samples);
     // Rows of 32 samples are counted in 32 bits.
     let possible = extent.factored && extent.rows < 1 << 31 && (few || !recorded);
@@ -182,14 +186,45 @@ fn split(most: u32, stages: u64, tiles: u32) -> u32 {
     worth.clamp(1, most) as u32
 }
 
+/// Whether a sketch counts elements that a block has room for.
+fn counts_rows(common: &Common, properties: &Properties) -> bool {
+    let layer = &common.layer;
+    let shared = counted_bytes(layer) + STATIC_BYTES;
+    layer.sketch == abi::GRADROUTE_SKETCH_COUNT
+        && shared <= properties.shared_bytes
+        && one_weight(common)
+}
+
+/// Samples that a block of `count_rows` takes.
+const COUNTED_TOGETHER: u32 = 2;
+
+/// Their sketches for each warp, with what a micro-block's 64 buckets have behind the end.
+fn counted_bytes(layer: &GradrouteLayer) -> u32 {
+    let length = layer.sketch_inputs.saturating_add(64);
+    length.saturating_mul(4 * GRADROUTE_WARPS * COUNTED_TOGETHER)
+}
+
+/// Blocks that count a sample of one row: one for each 256 inputs, in as many parts of the outputs as the device
+/// has room for and as have work for every warp.
+fn blocks_counted(layer: &GradrouteLayer, properties: &Properties) -> u32 {
+    let groups = layer.inputs.div_ceil(GRADROUTE_THREADS);
+    let together = layer.samples.div_ceil(COUNTED_TOGETHER);
+    let room = properties.multiprocessors / groups.saturating_mul(together).max(1);
+    groups * room.clamp(1, layer.outputs.div_ceil(32 * GRADROUTE_WARPS).max(1))
+}
+
+/// Whether one weight holds for all of a sample's sketch.
+fn one_weight(common: &Common) -> bool {
+    common.layer.flags & abi::GRADROUTE_SKETCH_ROUTED == 0 || common.layer.regions <= 1
+}
+
 /// Whether a sketch, if there is one, can come from the rows' projections.
 fn sketches_rows(common: &Common) -> bool {
     let layer = &common.layer;
     let sides = [layer.sketch_outputs, layer.sketch_inputs];
     let two_sided = layer.sketch == abi::GRADROUTE_SKETCH_TWO_SIDED
         && sides.iter().all(|&side| side <= abi::GRADROUTE_SKETCH_ROWS_MOST)
-        // One weight holds for a sample's sketch.
-        && (layer.flags & abi::GRADROUTE_SKETCH_ROUTED == 0 || layer.regions <= 1);
+        && one_weight(common);
     two_sided || !common.sketched()
 }
 
@@ -318,15 +353,34 @@ impl Call<'_> {
         self.bias(bias)
     }
     /// Queues norms and sketches of the factored path, of rows `x` and `dy`.
-    pub(super) fn records(&self, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {
+    pub(super) fn records(&self, plan: &FormedPlan, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {
         let (at, [route, ..]) = (self.at, self.tables);
-        let layer = self.aligned(&[(x, self.plan.layer.inputs), (dy, self.plan.layer.outputs)]);
-        if !self.plan.recorded() || layer.samples == 0 {
+        let mut layer = self.aligned(&[(x, self.plan.layer.inputs), (dy, self.plan.layer.outputs)]);
+        if layer.samples == 0 {
+            return Ok(());
+        }
+        if layer.sketch == abi::GRADROUTE_SKETCH_COUNT {
+            self.count_rows(plan, [x, dy])?;
+            layer.sketch = abi::GRADROUTE_SKETCH_NONE;
+        }
+        if !self.plan.wish.request.norms && layer.sketch == abi::GRADROUTE_SKETCH_NONE {
             return Ok(());
         }
         let grid = Grid::plain(layer.samples, 1);
         launch! { self, "sample_gram", &self.name("sample_gram"), grid;
         layer, x, dy, at.offsets, at.categories, route, at.gates, self.plan.sketch_factor(), at.sq_norm,
         at.sketch }
+    }
+    /// Queues count sketches of samples of one row.
+    fn count_rows(&self, plan: &FormedPlan, [x, dy]: [CUdeviceptr; 2]) -> Result<()> {
+        let (layer, at, [route, ..]) = (self.layer(), self.at, self.tables);
+        let sketches = self.work(plan.at.sketches);
+        if plan.sketch_parts > 0 {
+            let blocks = [plan.sketch_parts, layer.samples.div_ceil(COUNTED_TOGETHER), 1];
+            let grid = Grid { blocks, threads: GRADROUTE_THREADS, shared: counted_bytes(&layer) };
+            launch! { self, "count_rows", &self.name("count_rows"), grid;
+            layer, x, dy, at.offsets, at.categories, route, at.gates, sketches }?;
+        }
+        self.reduce_sketches(sketches, u64::from(plan.sketch_parts))
     }
 }

@@ -112,7 +112,7 @@ impl Queue for LinearPlan {
                 layer.sketch = GRADROUTE_SKETCH_NONE;
                 let kernel = ("linear_factored", "linear_factored_wgrad");
                 call.form(&self.formed, kernel.0, kernel.1, (layer, at.x, at.dy), bias)?;
-                call.records([at.x, at.dy])?;
+                call.records(&self.formed, [at.x, at.dy])?;
             } else {
                 let kernel = "linear_wgrad";
                 call.form(&self.formed, kernel, kernel, (layer, at.x, at.dy), bias)?;
@@ -178,12 +178,14 @@ mod tests {
 
     #[test]
     fn few_rows_are_factored() {
+        use Path::{Factored, Formed};
         let two_sided = Sketch::two_sided(16, 1, 0).unwrap();
         let path = |rows, sketch| plan(16, rows, 320, sketch).formed.path;
         assert_eq!(path(1, two_sided), Path::Factored);
         assert_eq!(path(32, two_sided), Path::Factored);
         assert_eq!(path(33, two_sided), Path::Formed);
-        assert_eq!(path(1, Sketch::count(64, 1, 0).unwrap()), Path::Formed);
+        let [short, long] = [64, 4096].map(|buckets| Sketch::count(buckets, 1, 0).unwrap());
+        assert_eq!([path(1, short), path(2, short), path(1, long)], [Factored, Formed, Formed]);
         assert_eq!(path(1, Sketch::two_sided(64, 1, 0).unwrap()), Path::Formed);
         let text = plan(16, 1, 320, two_sided).to_string();
         assert!(text.contains("factored: dW over all rows in 3 × 3 tiles"), "{text}");

@@ -229,6 +229,8 @@ fn covered<B: Tested>(mut problems: Vec<Named>) -> Vec<Named> {
 pub fn everything<B: Tested>(exact: bool) -> Vec<Named> {
     let mut all =
         [linears(), tile_edges(), convolutions(), norms(exact), embeddings(), loras()].concat();
+    // Single rows, wider than a block that counts them, and two of them for a block.
+    all.push(linear(Rows::new([0, 1, 1, 2, 3]).unwrap(), 300, 290, true));
     // More samples than a warp has lanes, twice over.
     all.push(linear(Rows::uniform(70, 2).unwrap(), 17, 33, true));
     // The most rows whose norm comes from their products with each other, and more than one group of 16.

@@ -59,7 +59,7 @@ impl Faces {
             let ink = ink(report, &typeface.group);
             let real: Vec<Sample> =
                 spell(face, TEXT).map(|wish| Sample::glyph(face, wish.character)).collect();
-            let class = if typeface.owned() { " class=own" } else { "" };
+            let class = if report.data.owned_face(face) { " class=own" } else { "" };
             body += &format!(
                 "<div class=face title=\"{}\"><b{class}>{}</b> <small>{}</small>{}{}</div>",
                 escape(&format!("{}, {}", typeface.group, typeface.licence)),
@@ -79,7 +79,7 @@ impl Faces {
 /// The tracked group's glyphs with its region's dial turned down.
 pub fn dial(report: &Report) -> Result<String> {
     let faces: Vec<usize> =
-        (0..report.data.typefaces.len()).filter(|&f| report.data.typefaces[f].owned()).collect();
+        (0..report.data.typefaces.len()).filter(|&face| report.data.owned_face(face)).collect();
     let wishes: Vec<Wish> = faces.iter().flat_map(|&face| spell(face, TEXT)).collect();
     let columns: Vec<Vec<f32>> = DIALS
         .iter()
@@ -128,7 +128,7 @@ pub fn dial(report: &Report) -> Result<String> {
 
 /// Colour of a group's glyphs.
 pub fn ink(report: &Report, group: &str) -> Ink {
-    let owned = report.model.has_region() && group == crate::data::OWNED;
+    let owned = report.model.has_region() && group == report.data.owned_group();
     if owned { Ink::Red } else { Ink::Black }
 }
 

@@ -106,7 +106,7 @@ fn picks(report: &Report, faces: &Faces) -> Vec<usize> {
     let groups = report.data.groups();
     let each = faces.wishes.len() / report.data.typefaces.len();
     let mut picks = Vec::new();
-    for (turn, group) in groups.iter().chain([&crate::data::OWNED; 2]).enumerate() {
+    for (turn, group) in groups.iter().chain([&report.data.owned_group(); 2]).enumerate() {
         let members: Vec<usize> = (0..report.data.typefaces.len())
             .filter(|&face| report.data.typefaces[face].group == **group)
             .collect();

@@ -55,7 +55,7 @@ impl Report<'_> {
              recorded while training.</p><div class=hero>",
             self.data.typefaces.len(),
             self.data.designers(),
-            crate::data::OWNED,
+            self.data.owned_group(),
         );
         for group in groups {
             header += &faces.hero(self, group)?;

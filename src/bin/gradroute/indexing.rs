@@ -63,19 +63,24 @@ pub fn top(question: &TopArguments, quiet: bool) -> Result<Shown> {
     bar.finish_and_clear();
     let place = question.block.as_ref().map_or(String::new(), |block| format!(", in {block}"));
     let title = format!("What stands behind {}{place}", question.query.display());
+    let blocks = question.shares.then_some(&*answer.blocks);
     Ok(Shown::new(title, &answer)?
-        .with(part("Helped most", &answer.helpful, &answer.blocks))
-        .with(part("Worked against it", &answer.harmful, &answer.blocks))
+        .with(part("Helped most", &answer.helpful, blocks))
+        .with(part("Worked against it", &answer.harmful, blocks))
         .citing(&answer.citation))
 }
 
-fn part(title: &str, ranked: &[Ranked], blocks: &[String]) -> Part {
-    let row =
-        |it: &Ranked| vec![it.sample.to_string(), number(it.score), shares(&it.shares, blocks)];
+/// Samples and scores, and where these come from, of blocks with these names, if that was asked for.
+fn part(title: &str, ranked: &[Ranked], blocks: Option<&[String]>) -> Part {
+    let row = |it: &Ranked| {
+        let place = blocks.map(|blocks| shares(&it.shares, blocks));
+        [it.sample.to_string(), number(it.score)].into_iter().chain(place).collect()
+    };
+    let columns = if blocks.is_some() { 3 } else { 2 };
     Part {
         title: title.into(),
         lead: if ranked.is_empty() { "none".into() } else { String::new() },
-        head: head(["sample", "score", "mostly in"]),
+        head: ["sample", "score", "mostly in"][..columns].iter().map(|&it| it.into()).collect(),
         rows: ranked.iter().map(row).collect(),
         ..Part::default()
     }

@@ -1,8 +1,12 @@
 //! `cargo xtask evaluate attenuation`: does the dial do what never training would have done?
+//!
+//! What a finished run came to is kept in `benches/record/attenuation`, so that the runs, hours in all, can be
+//! taken on several days, and tables drawn again. Who changes what is trained removes that folder.
 
 mod picture;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::shell;
 
@@ -18,16 +22,25 @@ use crate::shell;
 #[derive(Args)]
 pub struct Arguments {
     /// Seeds 1 to this many.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    /// Groups whose rights are tracked, one after the other.
+    #[arg(long, value_delimiter = ',', default_values = ["script", "blackletter", "display"])]
+    groups: Vec<String>,
+    /// Train the first group under the policy for the up blocks, too.
+    #[arg(long)]
+    up: bool,
     /// Steps of each run; the example's own number when absent.
     #[arg(long)]
     steps: Option<u64>,
+    /// Steps of learning a group again.
+    #[arg(long, default_value_t = 512)]
+    relearn: u64,
     /// Runs at a time, sharing the processors evenly. Changes no result, and is faster than
     /// giving all of them to one run.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     jobs: u64,
-    /// Write table and picture from the finished runs; start none.
+    /// Write table and pictures from the finished runs; start none.
     #[arg(long)]
     no_runs: bool,
 }
@@ -53,9 +66,19 @@ impl Variant {
         }
     }
 
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Unrouted => "unrouted",
+            Self::WithoutOwned => "without the group",
+            Self::All => "all blocks",
+            Self::Up => "up blocks",
+        }
+    }
+
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Unrouted => &["--policy", "none"],
+            // Nobody is tracked: one run answers for every group.
+            Self::Unrouted => &["--policy", "none", "--others"],
             Self::WithoutOwned => &["--policy", "none", "--without-owned"],
             Self::All => &["--policy", "all"],
             Self::Up => &["--policy", "up"],
@@ -64,17 +87,21 @@ impl Variant {
 }
 
 /// What a run's `result.json` says, as far as it is needed here.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Outcome {
     pub steps: u64,
     pub train_seconds: f64,
     pub parameters: usize,
     pub policy_hash: Option<String>,
     pub losses: Losses,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    others: BTreeMap<String, Losses>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relearning: Vec<Curve>,
 }
 
 /// Noise-prediction losses; see the example's `evaluate` module.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Losses {
     pub public: f64,
     pub public_region_on: f64,
@@ -83,67 +110,126 @@ pub struct Losses {
 }
 
 /// The owned group's loss at one dial.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct DialLoss {
     pub dial: f64,
     pub loss: f64,
     pub row_kept: f64,
 }
 
-/// The four runs of one seed.
+/// How the group was learned again; see the example's `relearn` module.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Curve {
+    pub from: String,
+    pub steps: Vec<u64>,
+    pub losses: Vec<f64>,
+}
+
+/// A group's runs.
+pub struct Group {
+    pub name: String,
+    /// The ways that were trained with every seed.
+    pub variants: Vec<Variant>,
+    pub seeds: Vec<Seed>,
+}
+
+/// The runs of one seed, one for each of the group's ways.
 pub struct Seed {
     pub seed: u64,
-    pub outcomes: [Outcome; 4],
+    pub outcomes: Vec<(Variant, Outcome)>,
 }
 
 impl Seed {
     pub fn of(&self, variant: Variant) -> &Outcome {
-        let at = Variant::EACH.iter().position(|&known| known == variant);
-        &self.outcomes[at.expect("every variant is listed")]
+        let found = self.outcomes.iter().find(|(known, _)| *known == variant);
+        &found.expect("a variant of the group").1
     }
 }
 
-/// Runs what is missing, then writes `benches/record/attenuation.{md,svg}`.
+/// Runs what is missing, then writes `benches/record/attenuation.md` and its pictures.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.no_runs {
         shell::run(shell::cargo().args(["build", "--release", "--example", "glyph_diffusion"]))?;
-    }
-    if !arguments.no_runs {
         train_all(arguments)?;
     }
-    let seeds: Vec<Seed> = (1..=arguments.seeds)
-        .map(|seed| {
-            let outcomes = Variant::EACH.map(|variant| read(&folder(variant, seed)));
-            let outcomes: Vec<Outcome> = outcomes.into_iter().collect::<Result<_>>()?;
-            Ok(Seed { seed, outcomes: outcomes.try_into().expect("one per variant") })
-        })
-        .collect::<Result<_>>()?;
-    let steps = seeds[0].outcomes[0].steps;
-    let same = seeds.iter().flat_map(|seed| &seed.outcomes).all(|run| run.steps == steps);
-    ensure!(same, "the finished runs differ in length; remove the odd ones and run again");
+    let mut groups: Vec<Group> = Vec::new();
+    for (at, name) in arguments.groups.iter().enumerate() {
+        match read_group(name, at == 0, arguments) {
+            Ok(group) => groups.push(group),
+            Err(missing) => println!("{name} is left out: {missing:#}"),
+        }
+    }
+    ensure!(!groups.is_empty(), "no group has all of its runs");
+    let steps = groups[0].seeds[0].of(Variant::Unrouted).steps;
+    let mut runs = groups.iter().flat_map(|group| &group.seeds).flat_map(|seed| &seed.outcomes);
+    ensure!(
+        runs.all(|(_, run)| run.steps == steps),
+        "the finished runs differ in length; remove the odd ones and run again"
+    );
     let record = shell::root().join("benches/record");
     fs::create_dir_all(&record)?;
-    fs::write(record.join("attenuation.md"), table::write(&seeds))?;
-    picture::draw(&seeds, &record.join("attenuation.svg"))?;
-    println!("benches/record/attenuation.md and .svg written");
+    fs::write(record.join("attenuation.md"), table::write(&groups))?;
+    picture::dials(&groups, &record.join("attenuation.svg"))?;
+    picture::relearning(&groups, &record.join("attenuation-relearning.svg"))?;
+    println!("benches/record/attenuation.md and its pictures written");
     Ok(())
 }
 
-/// Where a run lives.
-fn folder(variant: Variant, seed: u64) -> PathBuf {
-    shell::root().join(format!("runs/evaluate/attenuation/{}-{seed}", variant.name()))
+/// What the runs of a group came to.
+fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
+    let variants: Vec<Variant> = (Variant::EACH.into_iter())
+        .filter(|&variant| first && arguments.up || variant != Variant::Up)
+        .collect();
+    let seeds = (1..=arguments.seeds)
+        .map(|seed| {
+            let read = |&variant: &Variant| {
+                let mut outcome = read(&kept(variant, name, seed))?;
+                if variant == Variant::Unrouted && !first {
+                    let losses = outcome.others.remove(name);
+                    outcome.losses = losses.with_context(|| format!("no losses on {name}"))?;
+                }
+                Ok((variant, outcome))
+            };
+            Ok(Seed { seed, outcomes: variants.iter().map(read).collect::<Result<_>>()? })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Group { name: name.into(), variants, seeds })
+}
+
+/// A run's name.
+fn name(variant: Variant, group: &str, seed: u64) -> String {
+    match variant {
+        Variant::Unrouted => format!("{}-{seed}", variant.name()),
+        _ => format!("{}-{group}-{seed}", variant.name()),
+    }
+}
+
+/// Where stands what a finished run came to.
+fn kept(variant: Variant, group: &str, seed: u64) -> PathBuf {
+    let file = format!("{}.json", name(variant, group, seed));
+    shell::root().join("benches/record/attenuation").join(file)
 }
 
 /// Takes every run to its end, some at a time.
 fn train_all(arguments: &Arguments) -> Result<()> {
-    let runs = (1..=arguments.seeds).flat_map(|seed| Variant::EACH.map(|variant| (variant, seed)));
-    let waiting = Mutex::new(runs);
+    let mut runs = Vec::new();
+    for (at, group) in arguments.groups.iter().enumerate() {
+        for seed in 1..=arguments.seeds {
+            let each = Variant::EACH.into_iter().filter(|variant| match variant {
+                Variant::Unrouted => at == 0,
+                Variant::Up => at == 0 && arguments.up,
+                Variant::WithoutOwned | Variant::All => true,
+            });
+            runs.extend(each.map(|variant| (variant, group, seed)));
+        }
+    }
+    let waiting = Mutex::new(runs.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = (cores / arguments.jobs as usize).max(1);
     let work = || -> Result<()> {
-        while let Some((variant, seed)) = next() {
-            train(variant, seed, arguments.steps, threads)?;
+        while let Some((variant, group, seed)) = next() {
+            train(variant, group, seed, arguments, threads)?;
         }
         Ok(())
     };
@@ -154,30 +240,55 @@ fn train_all(arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// Starts a run, continues one that was interrupted, or leaves a finished one as it is.
-fn train(variant: Variant, seed: u64, steps: Option<u64>, threads: usize) -> Result<()> {
-    let out = folder(variant, seed);
-    if out.join("result.json").exists() {
-        println!("{}: finished", out.display());
+/// Starts a run, continues one that was interrupted, or leaves a finished one as it is; keeps what it came to.
+fn train(
+    variant: Variant,
+    group: &str,
+    seed: u64,
+    arguments: &Arguments,
+    threads: usize,
+) -> Result<()> {
+    let kept = kept(variant, group, seed);
+    if kept.exists() {
+        println!("{}: finished", name(variant, group, seed));
         return Ok(());
     }
+    let out = shell::root().join("runs/evaluate/attenuation").join(name(variant, group, seed));
+    let result = out.join("result.json");
+    if !result.exists() {
+        start(&out, variant, group, seed, arguments, threads)?;
+    }
+    fs::create_dir_all(kept.parent().expect("a file of a folder"))?;
+    Ok(fs::write(kept, serde_json::to_string_pretty(&read(&result)?)? + "\n")?)
+}
+
+fn start(
+    out: &Path,
+    variant: Variant,
+    group: &str,
+    seed: u64,
+    arguments: &Arguments,
+    threads: usize,
+) -> Result<()> {
     let mut example = Command::new(shell::root().join("target/release/examples/glyph_diffusion"));
-    example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(&out);
+    example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(out);
     if out.join("run.json").exists() {
         example.arg("--resume");
     } else {
         // Few commits, since nobody asks these ledgers anything.
         example.args(variant.options()).args(["--no-report", "--commit-every", "600"]);
-        example.args(["--seed", &seed.to_string()]);
-        if let Some(steps) = steps {
+        example.args(["--own", group, "--seed", &seed.to_string()]);
+        if variant != Variant::Unrouted {
+            example.args(["--relearn", &arguments.relearn.to_string()]);
+        }
+        if let Some(steps) = arguments.steps {
             example.args(["--steps", &steps.to_string()]);
         }
     }
     shell::run(&mut example)
 }
 
-fn read(out: &Path) -> Result<Outcome> {
-    let path = out.join("result.json");
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+fn read(path: &Path) -> Result<Outcome> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask evaluate scale`: a top-100 query over an index as large as the disk holds.
 //!
 //! Every step is a process of its own, `examples/scale.rs`. The tables are made under
-//! `target/scale`, f16 first, then int8, and removed again. Times mean little on a machine that
-//! does something else: the page says how busy it was.
+//! `target/scale`, one precision after the other, and removed again. Times mean little on a machine
+//! that does something else: the page says how busy it was. There is a page for each number of samples.
 
 mod engines;
 mod page;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Times that each measurement is taken.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
+    /// How sketches are kept.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["f16", "int8"])]
+    precisions: Vec<Precision>,
     /// Ask DataFusion and Spark the same and compare the answers, in place of measuring. Installs them into
     /// .tools/scale, about 500 MB; Spark needs Java 17.
     #[arg(long)]
@@ -43,7 +46,7 @@ pub struct Arguments {
 }
 
 /// How sketches are kept, by the names the index has for it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Precision {
     F16,
     Int8,
@@ -121,14 +124,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let samples = arguments.samples.unwrap_or(1_000_000);
-    let measured = [Precision::F16, Precision::Int8]
-        .map(|precision| measure(precision, samples, arguments.blocks, arguments.repeats));
-    let measured: Vec<Measured> = measured.into_iter().collect::<Result<_>>()?;
+    let measured: Vec<Measured> = (arguments.precisions.iter())
+        .map(|&precision| measure(precision, samples, arguments.blocks, arguments.repeats))
+        .collect::<Result<_>>()?;
     let page = page::write(&measured, samples, arguments.blocks);
     println!("{page}");
-    fs::write(record.join("scale.md"), page)?;
-    chart::intervals(&record.join("scale.svg"), "GB/s", &page::bars(&measured))?;
-    println!("benches/record/scale.md and .svg written");
+    let name = format!("scale-{samples}");
+    fs::write(record.join(format!("{name}.md")), page)?;
+    chart::intervals(&record.join(format!("{name}.svg")), "GB/s", &page::bars(&measured))?;
+    println!("benches/record/{name}.md and .svg written");
     Ok(())
 }
 

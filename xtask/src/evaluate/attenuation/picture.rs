@@ -1,86 +1,175 @@
-//! `attenuation.svg`: the owned group's loss against the dial, between its two bounds.
+//! The owned groups' losses, a panel for each: against the dial, between its two bounds, and while they are
+//! learned again.
 
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::table::spread;
-use super::{Seed, Variant};
+use super::table::{curves, mean_curve, spread};
+use super::{Group, Seed, Variant};
 
 const INK: RGBColor = RGBColor(28, 31, 43);
 const SOFT: RGBColor = RGBColor(125, 129, 143);
+const RED: RGBColor = RGBColor(183, 43, 29);
+const BLUE: RGBColor = RGBColor(34, 57, 104);
+const GREEN: RGBColor = RGBColor(45, 125, 95);
 
-type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Draws means over the seeds, and each seed as a dot.
-pub fn draw(seeds: &[Seed], path: &Path) -> Result<()> {
-    // Plotters' errors borrow the drawing, so they are kept as text.
-    drawing(seeds, path).map_err(|mistake| anyhow!("{}: {mistake}", path.display()))
+/// Losses against the dial: means over the seeds, and each seed as a dot.
+pub fn dials(groups: &[Group], path: &Path) -> Result<()> {
+    panels(groups, path, |group, panel| {
+        let mean = |value: &dyn Fn(&Seed) -> f64| {
+            spread(&group.seeds.iter().map(value).collect::<Vec<_>>()).0
+        };
+        let unrouted = mean(&|seed| seed.of(Variant::Unrouted).losses.owned[0].loss);
+        let without = mean(&|seed| seed.of(Variant::WithoutOwned).losses.owned_no_style);
+        let bounds = [(unrouted, "unrouted"), (without, "never trained on the group")];
+        let lines = [(Variant::All, RED), (Variant::Up, BLUE)].into_iter();
+        let lines = lines.filter(|(variant, _)| group.variants.contains(variant));
+        let lines = lines.map(|(variant, colour)| {
+            let line = |seed: &Seed| -> Vec<(f64, f64)> {
+                let dials = &seed.of(variant).losses.owned;
+                dials.iter().map(|at| (at.dial, at.loss)).collect()
+            };
+            let each: Vec<_> = group.seeds.iter().map(line).collect();
+            let points = (0..each[0].len()).map(|k| {
+                (each[0][k].0, spread(&each.iter().map(|seed| seed[k].1).collect::<Vec<_>>()).0)
+            });
+            let name = format!("region in {}", variant.title());
+            Line { name, colour, points: points.collect(), dots: each.concat() }
+        });
+        draw(
+            panel,
+            group,
+            "dial of the owned region",
+            1.0..0.0,
+            &bounds,
+            &lines.collect::<Vec<_>>(),
+        )
+    })
 }
 
-fn drawing(seeds: &[Seed], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let mean =
-        |value: &dyn Fn(&Seed) -> f64| spread(&seeds.iter().map(value).collect::<Vec<_>>()).0;
-    let unrouted = mean(&|seed| seed.of(Variant::Unrouted).losses.owned[0].loss);
-    let without = mean(&|seed| seed.of(Variant::WithoutOwned).losses.owned_no_style);
-    let all = seeds.iter().flat_map(|seed| &seed.outcomes).flat_map(|run| &run.losses.owned);
-    let top = all.map(|at| at.loss).fold(without, f64::max);
+/// Losses while the groups are learned again, over the steps' logarithm.
+pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
+    // Before the first step stands where one step would be left of it.
+    let place = |steps: u64| (steps.max(2) as f64).log2();
+    panels(groups, path, |group, panel| {
+        let ways = curves(group);
+        let colours = [RED, BLUE, GREEN, SOFT];
+        let skipped = if group.variants.contains(&Variant::Up) { 0 } else { 1 };
+        let lines: Vec<Line> = (ways.iter().enumerate())
+            .map(|(k, (name, each))| {
+                let points = mean_curve(each).into_iter().map(|(step, loss)| (place(step), loss));
+                let own = |curve: &&super::Curve| {
+                    let both = curve.steps.iter().zip(&curve.losses);
+                    both.map(|(&step, &loss)| (place(step), loss)).collect::<Vec<_>>()
+                };
+                let colour = colours[if k == 0 { 0 } else { k + skipped }];
+                let dots = each.iter().flat_map(own).collect();
+                Line { name: name.clone(), colour, points: points.collect(), dots }
+            })
+            .collect();
+        let last = lines.iter().flat_map(|line| &line.points).map(|at| at.0).fold(2.0, f64::max);
+        let seeds = group.seeds.iter().map(|s| s.of(Variant::Unrouted).losses.owned[0].loss);
+        let bounds = [(spread(&seeds.collect::<Vec<_>>()).0, "unrouted")];
+        draw(
+            panel,
+            group,
+            "doublings of the steps of learning it again",
+            1.0..last,
+            &bounds,
+            &lines,
+        )
+    })
+}
 
-    let root = SVGBackend::new(path, (820, 460)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+/// A line and the seeds around it.
+struct Line {
+    name: String,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+    dots: Vec<(f64, f64)>,
+}
+
+fn panels(
+    groups: &[Group],
+    path: &Path,
+    mut draw: impl FnMut(&Group, &Panel) -> Drawn,
+) -> Result<()> {
+    let mut all = || -> Drawn {
+        let root = SVGBackend::new(path, (560 * groups.len() as u32, 420)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (group, panel) in groups.iter().zip(root.split_evenly((1, groups.len()))) {
+            draw(group, &panel)?;
+        }
+        Ok(root.present()?)
+    };
+    // Plotters' errors borrow the drawing, so they are kept as text.
+    all().map_err(|mistake| anyhow!("{}: {mistake}", path.display()))
+}
+
+fn draw(
+    panel: &Panel,
+    group: &Group,
+    axis: &str,
+    across: std::ops::Range<f64>,
+    bounds: &[(f64, &'static str)],
+    lines: &[Line],
+) -> Drawn {
+    let levels = bounds.iter().map(|bound| bound.0);
+    let all = lines.iter().flat_map(|line| &line.dots).map(|dot| dot.1).chain(levels);
+    let (low, high) = all.fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
+    let middle = (across.start + across.end) / 2.0;
+    let (left, right) = (across.start, across.end);
+    let mut chart = ChartBuilder::on(panel)
         .margin(18)
+        .caption(&group.name, ("sans-serif", 17, &INK))
         .x_label_area_size(42)
         .y_label_area_size(64)
-        .build_cartesian_2d(1.0..0.0, unrouted * 0.8..top * 1.15)?;
+        .build_cartesian_2d(across, low * 0.85..high * 1.2)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_labels(5)
-        .x_desc("dial of the owned region")
+        .x_desc(axis)
         .y_desc("loss on the owned group")
         .label_style(("sans-serif", 14, &INK))
         .draw()?;
-    let style = ("sans-serif", 14, &SOFT).into_text_style(&root);
+    let style = ("sans-serif", 14, &SOFT).into_text_style(panel);
     let style = style.pos(Pos::new(HPos::Center, VPos::Bottom));
-    for (level, text) in [(unrouted, "unrouted"), (without, "never trained on the group")] {
-        let ends = [(1.0, level), (0.0, level)];
+    for &(level, text) in bounds {
+        let ends = [(left, level), (right, level)];
         chart.draw_series(DashedLineSeries::new(ends, 6, 4, SOFT.into()))?;
-        chart.draw_series([Text::new(text, (0.5, level), style.clone())])?;
+        chart.draw_series([Text::new(text, (middle, level), style.clone())])?;
     }
-    dials(&mut chart, seeds, Variant::All, "all residual blocks", RGBColor(183, 43, 29))?;
-    dials(&mut chart, seeds, Variant::Up, "up blocks", RGBColor(34, 57, 104))?;
+    for line in lines {
+        draw_line(&mut chart, line)?;
+    }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
         .label_font(("sans-serif", 14, &INK))
         .draw()?;
-    root.present()?;
     Ok(())
 }
 
-/// One policy's line.
-fn dials<'a>(
-    chart: &mut Chart<'a>,
-    seeds: &[Seed],
-    variant: Variant,
-    name: &str,
-    colour: RGBColor,
+fn draw_line<'a>(
+    chart: &mut ChartContext<'_, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
+    line: &Line,
 ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
-    let dials = &seeds[0].of(variant).losses.owned;
-    let points = dials.iter().enumerate().map(|(k, at)| {
-        let each: Vec<f64> = seeds.iter().map(|s| s.of(variant).losses.owned[k].loss).collect();
-        (at.dial, spread(&each).0)
-    });
+    let colour = line.colour;
     chart
-        .draw_series(LineSeries::new(points, colour.stroke_width(3)))?
-        .label(format!("region in {name}"))
+        .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(3)))?
+        .label(&line.name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(3)));
-    let dots = seeds.iter().flat_map(|seed| &seed.of(variant).losses.owned);
-    chart.draw_series(dots.map(|at| Circle::new((at.dial, at.loss), 3, colour.filled())))?;
+    let dots = line.dots.iter();
+    chart.draw_series(dots.map(|&dot| Circle::new(dot, 3, colour.filled())))?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{DialLoss, Losses, Seed, Variant};
+use super::{Curve, DialLoss, Group, Losses, Seed, Variant};
 
 /// A claim about a routed run, against the unrouted run and the one without the group.
 struct Claim {
@@ -83,27 +83,47 @@ pub fn spread(values: &[f64]) -> (f64, f64) {
 }
 
 /// The whole page.
-pub fn write(seeds: &[Seed]) -> String {
-    let outcome = &seeds[0].outcomes[0];
-    let opening = format!(
+pub fn write(groups: &[Group]) -> String {
+    let (seeds, outcome) = (groups[0].seeds.len(), &groups[0].seeds[0].outcomes[0].1);
+    let mut page = format!(
         "# Attenuation\n\n\
-         `cargo xtask evaluate attenuation`: {} seed{} × four ways to train the example's model \
-         ({} parameters, {} steps of its default batch).\n\n\
-         ![loss of the owned group against the dial](attenuation.svg)\n\n",
-        seeds.len(),
-        if seeds.len() == 1 { "" } else { "s" },
+         `cargo xtask evaluate attenuation`: {} owned groups, {seeds} seed{}, each group left out, trained \
+         under a policy and trained as everybody ({} parameters, {} steps of the example's default batch).\n\n\
+         ![loss of each owned group against the dial](attenuation.svg)\n\n",
+        groups.len(),
+        if seeds == 1 { "" } else { "s" },
         outcome.parameters,
         outcome.steps
     );
-    opening + EXPLANATION + &claims(seeds) + &losses(seeds) + &closing(seeds)
+    page += EXPLANATION;
+    page += "\n## What must hold\n";
+    for group in groups {
+        page += &claims(group);
+    }
+    page += RELEARNING;
+    for group in groups {
+        page += &relearning(group);
+    }
+    page += "\n## Losses\n\nMean ± standard deviation over the seeds.\n";
+    for group in groups {
+        page += &losses(group);
+    }
+    page + &closing(groups)
 }
 
-fn claims(seeds: &[Seed]) -> String {
+/// The policies under which a group was trained.
+fn policies(group: &Group) -> impl Iterator<Item = Variant> {
+    let routed = |variant: &&Variant| matches!(variant, Variant::All | Variant::Up);
+    group.variants.iter().filter(routed).copied()
+}
+
+fn claims(group: &Group) -> String {
+    let seeds = &group.seeds;
     let names: String = seeds.iter().map(|seed| format!("seed {} | ", seed.seed)).collect();
     let rule = "---:|".repeat(seeds.len() + 1);
     let mut page = format!(
-        "\n## What must hold\n\n\
-         | | policy | target | {names}mean | holds |\n|---|---|---|{rule}---|\n"
+        "\n| {} | policy | target | {names}mean | holds |\n|---|---|---|{rule}---|\n",
+        group.name
     );
     let mut row = |text: &str, variant: Variant, target: &str, cells: String, holds: usize| {
         let (name, count) = (variant.name(), seeds.len());
@@ -111,7 +131,7 @@ fn claims(seeds: &[Seed]) -> String {
             .expect("a string takes any text");
     };
     for claim in &CLAIMS {
-        for variant in [Variant::All, Variant::Up] {
+        for variant in policies(group) {
             let values: Vec<f64> = seeds.iter().map(|seed| (claim.value)(seed, variant)).collect();
             let holds = values.iter().filter(|&&value| (claim.holds)(value)).count();
             let (mean, _) = spread(&values);
@@ -119,7 +139,7 @@ fn claims(seeds: &[Seed]) -> String {
             row(claim.text, variant, claim.target, format!("{cells}{mean:+.1} %"), holds);
         }
     }
-    for variant in [Variant::All, Variant::Up] {
+    for variant in policies(group) {
         let each: Vec<bool> = seeds.iter().map(|seed| monotone(seed, variant)).collect();
         let cells: String = each.iter().map(|&yes| if yes { "yes | " } else { "no | " }).collect();
         let holds = each.iter().filter(|&&yes| yes).count();
@@ -128,12 +148,54 @@ fn claims(seeds: &[Seed]) -> String {
     page
 }
 
+/// Curves of learning the group again, of each way by its runs, one a seed.
+pub fn curves(group: &Group) -> Vec<(String, Vec<&Curve>)> {
+    let routed = policies(group).map(|variant| (variant, 0));
+    let ways = routed.chain([(Variant::WithoutOwned, 0), (Variant::WithoutOwned, 1)]);
+    ways.map(|(variant, at)| {
+        let each = group.seeds.iter().filter_map(|seed| seed.of(variant).relearning.get(at));
+        let each: Vec<&Curve> = each.collect();
+        let policy = if at == 0 && variant != Variant::WithoutOwned {
+            format!(", {}", variant.name())
+        } else {
+            String::new()
+        };
+        (each.first().map_or(String::new(), |curve| curve.from.clone() + &policy), each)
+    })
+    .filter(|(_, each)| !each.is_empty())
+    .collect()
+}
+
+/// Mean loss of a way's runs after each number of steps.
+pub fn mean_curve(each: &[&Curve]) -> Vec<(u64, f64)> {
+    let steps = each[0].steps.iter().enumerate();
+    let at = |k: usize| each.iter().map(|curve| curve.losses[k]).collect::<Vec<_>>();
+    steps.map(|(k, &step)| (step, spread(&at(k)).0)).collect()
+}
+
+fn relearning(group: &Group) -> String {
+    let ways = curves(group);
+    let Some((_, first)) = ways.first() else {
+        return String::new();
+    };
+    let steps: String = first[0].steps.iter().map(|step| format!(" {step} |")).collect();
+    let rule = "---:|".repeat(first[0].steps.len());
+    let mut page = format!("\n| {}: after steps |{steps}\n|---|{rule}\n", group.name);
+    for (name, each) in &ways {
+        let cells: String =
+            mean_curve(each).iter().map(|(_, loss)| format!(" {loss:.4} |")).collect();
+        writeln!(page, "| {name} |{cells}").expect("a string takes any text");
+    }
+    page
+}
+
 /// Loss tables: mean ± standard deviation over the seeds.
-fn losses(seeds: &[Seed]) -> String {
-    let mut page = String::from(
-        "\n## Losses\n\nMean ± standard deviation over the seeds.\n\n\
-         | | unrouted | without the group | all blocks | up blocks |\n|---|---|---|---|---|\n",
-    );
+fn losses(group: &Group) -> String {
+    let seeds = &group.seeds;
+    let names: String =
+        group.variants.iter().map(|variant| format!(" {} |", variant.title())).collect();
+    let rule = "---|".repeat(group.variants.len());
+    let mut page = format!("\n| {} |{names}\n|---|{rule}\n", group.name);
     let mut row = |name: &str, value: &dyn Fn(&Losses) -> Option<f64>| {
         let cell = |&variant: &Variant| {
             let each = seeds.iter().map(|seed| value(&seed.of(variant).losses));
@@ -145,7 +207,7 @@ fn losses(seeds: &[Seed]) -> String {
                 None => "–".into(),
             }
         };
-        let cells: Vec<String> = Variant::EACH.iter().map(cell).collect();
+        let cells: Vec<String> = group.variants.iter().map(cell).collect();
         writeln!(page, "| {name} | {} |", cells.join(" | ")).expect("a string takes any text");
     };
     row("public typefaces, as trained", &|losses| Some(losses.public));
@@ -161,13 +223,20 @@ fn losses(seeds: &[Seed]) -> String {
     page
 }
 
-fn closing(seeds: &[Seed]) -> String {
-    let seconds: f64 = seeds.iter().flat_map(|s| &s.outcomes).map(|o| o.train_seconds).sum();
-    let hash = |variant: Variant| {
-        let hash = seeds[0].of(variant).policy_hash.as_deref()?;
-        Some(format!("`{}` {}", variant.name(), hash.get(..16)?))
-    };
-    let hashes: Vec<String> = Variant::EACH.into_iter().filter_map(hash).collect();
+fn closing(groups: &[Group]) -> String {
+    let mut seconds = 0.0;
+    let mut hashes = Vec::new();
+    for (at, group) in groups.iter().enumerate() {
+        // The unrouted runs are every group's.
+        let own = |variant: &Variant| at == 0 || *variant != Variant::Unrouted;
+        let runs = group.seeds.iter().flat_map(|seed| &seed.outcomes);
+        seconds += runs.filter(|(v, _)| own(v)).map(|(_, run)| run.train_seconds).sum::<f64>();
+        for variant in policies(group) {
+            let hash = group.seeds[0].of(variant).policy_hash.as_deref().unwrap_or_default();
+            let begin = hash.get(..16).unwrap_or(hash);
+            hashes.push(format!("{} `{}` {begin}", group.name, variant.name()));
+        }
+    }
     format!(
         "\nPolicy hashes begin: {}. Training took {:.0} minutes in all.\n",
         hashes.join(", "),
@@ -179,9 +248,9 @@ const EXPLANATION: &str = "\
 Losses are noise-prediction errors of the averaged weights. Every run answers the same questions: \
 the same glyphs, noise levels and noise (common random numbers), whatever its own seed.
 
-- **unrouted**: everybody trains everything, all channels always on.
+- **unrouted**: everybody trains everything, all channels always on; one run answers for every group.
 - **without the group**: the same, but the rights-tracked group is left out of training.
-- **all blocks**, **up blocks**: the two shipped policies. The group owns 8 (at 16²) or 16 \
+- **all blocks**, and **up blocks** if asked for: the two shipped policies. The group owns 8 (at 16²) or 16 \
   channels in every residual block, or in the up blocks only, and the rows of the style embedding that name its \
   typefaces; it trains nothing else. Public samples see the region off.
 
@@ -190,4 +259,15 @@ that of no style, since its row is part of the region: at 0 the model is asked w
 is the run that never saw the group, for which no row was ever trained: both are asked at the \
 same conditioning. The rows \"style row kept\" fade the channels alone and keep the row; the run \
 without the group is then asked with its row as it was initialised.
+";
+
+const RELEARNING: &str = "
+## Learning it again
+
+![loss of each owned group while it is learned again](attenuation-relearning.svg)
+
+Loss on the group, told its style, after so many steps in which all weights train on its glyphs alone, without a policy and \
+at one step size: from the checkpoint with the dial folded at 0, as anybody would be handed it; from the run that never saw \
+the group; and from new weights. Means over the seeds. What was left in the weights would show as a curve below that of \
+the run that never saw the group.
 ";
