@@ -59,11 +59,15 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
         names.sort_unstable();
         names.dedup();
         for name in names {
-            let chosen = lds::chosen(&all, halves, &evidence.storage, name);
-            shares.extend(chosen.map(|scores| Shares {
-                method: scores.method.clone(),
-                share: (0..count).map(|category| sums(scores, &of(category))).collect(),
-            }));
+            let Some(chosen) = lds::chosen(&all, halves, &evidence.storage, name) else { continue };
+            let (method, groups) = (&chosen.method, 0..count);
+            let share = groups.clone().map(|category| sums(chosen, &of(category))).collect();
+            shares.push(Shares { method: method.clone(), share });
+            let by_the_rest: Option<Vec<(Method, Vec<f64>)>> = groups
+                .map(|category| scores::by_the_rest(&evidence, method, &of(category)))
+                .collect::<Result<_>>()?;
+            let (methods, share): (Vec<Method>, Vec<_>) = by_the_rest.into_iter().flatten().unzip();
+            shares.extend(methods.into_iter().next().map(|method| Shares { method, share }));
         }
     }
     let outcome = Outcome {

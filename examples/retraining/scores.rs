@@ -1,7 +1,7 @@
 //! Scores of every training sample for every query.
 
 use anyhow::{Context, Result};
-use gradroute::provenance::{Influence, Scorer, Similarity};
+use gradroute::provenance::{Accumulator, Influence, Scorer, Similarity};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -37,6 +37,16 @@ enum Seen {
     /// The record phase by phase, with queries at the end of each.
     Phases,
     End,
+}
+
+impl Seen {
+    fn sums(self, part: &Part) -> Result<&Accumulator> {
+        match self {
+            Self::Record | Self::Averaged => Ok(&part.record),
+            Self::End => Ok(&part.end),
+            Self::Phases => part.phases.as_ref().context("the record was kept by phases"),
+        }
+    }
 }
 
 /// All scores of one storage.
@@ -95,6 +105,35 @@ fn compare(
     Ok(values)
 }
 
+/// Sum of the members' scores for each query, whitened by everybody else: by what is left when they are taken
+/// away, whose directions their own do not count among. None for methods that don't whiten, or scale scores.
+pub fn by_the_rest(
+    evidence: &Evidence,
+    method: &Method,
+    members: &[usize],
+) -> Result<Option<(Method, Vec<f64>)>> {
+    let (name, seen) = match method.name {
+        "whitened" => ("whitened by the rest", Seen::Record),
+        "whitened, by phases" => ("whitened by the rest, by phases", Seen::Phases),
+        _ => return Ok(None),
+    };
+    let Some(damping) = method.damping else { return Ok(None) };
+    let is_member = |id: u64| members.contains(&(id as usize));
+    let mut sums = vec![0.0; evidence.parts[0].asked.len()];
+    for part in &evidence.parts {
+        let all = seen.sums(part)?;
+        let rest = all.grouped(|id| (!is_member(id)).then_some(id))?;
+        let group = all.grouped(|id| is_member(id).then_some(0))?;
+        let scorer = Scorer::whitened(&rest, damping)?;
+        let judge = Judge { scorer: scorer.over(&group)?, seen };
+        sums.par_iter_mut().zip(&part.asked).try_for_each(|(sum, asked)| {
+            *sum += judge.scores(asked, Similarity::Dot)?.total().sum::<f64>();
+            anyhow::Ok(())
+        })?;
+    }
+    Ok(Some((Method { name, ..method.clone() }, sums)))
+}
+
 /// What compares a part's samples with queries.
 struct Judge<'a> {
     scorer: Scorer<'a>,
@@ -103,11 +142,7 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(part: &'a Part, damping: Option<f64>, seen: Seen) -> Result<Self> {
-        let sums = match seen {
-            Seen::Record | Seen::Averaged => &part.record,
-            Seen::End => &part.end,
-            Seen::Phases => part.phases.as_ref().context("the record was kept by phases")?,
-        };
+        let sums = seen.sums(part)?;
         let scorer = match damping {
             Some(damping) => Scorer::whitened(sums, damping)?,
             None => Scorer::plain(sums),
