@@ -1,6 +1,7 @@
 //! Data on which every way to compute is exact: results must match bit for bit.
 
-use gradroute::problem::{Dtype, Element};
+use gradroute::problem::{Dtype, Element, Rows};
+use gradroute::projection::SketchKind;
 
 use crate::support::case::{Case, Problem};
 use crate::support::catalogue::{self, Named};
@@ -25,6 +26,20 @@ pub fn small_sizes<B: Tested, T: Element>(make: impl Fn() -> B) {
     let exact = |(_, problem): &Named| !matches!(problem, Problem::Norm(_));
     let problems = catalogue::small::<B>().into_iter().filter(exact).collect();
     all::<B, T>(make(), problems, if B::SLOW { [1, 1] } else { [11, 3] });
+}
+
+/// Single rows, with count sketches of what every pattern makes of them, and of what it finds.
+pub fn single_rows<B: Tested>(make: impl Fn() -> B) {
+    let mut backend = make();
+    let (name, problem) = catalogue::linear(Rows::new([0, 1, 1, 2, 3]).unwrap(), 40, 9, true);
+    for (c, pattern) in Pattern::ALL.into_iter().enumerate() {
+        for routed in [false, true] {
+            let mut case = Case::<f32>::exact(&name, problem.clone(), c as u64);
+            pattern.apply(&mut case, c as u64);
+            record(&mut case.layers, SketchKind::Count { buckets: 64 }, routed, 0.5);
+            check(&mut backend, case);
+        }
+    }
 }
 
 /// A convolution meets the first number of the 11 patterns, any other problem the second: in turn, so

@@ -33,6 +33,7 @@ macro_rules! suite {
                 exact_f16: exact::every_op::<_, f16>,
                 exact_small_f32: exact::small_sizes::<_, f32>,
                 exact_small_bf16: exact::small_sizes::<_, bf16>,
+                exact_single_rows: exact::single_rows,
                 close_f32: close::every_op,
                 close_small: close::small_sizes,
                 close_bf16: close::half_precision::<_, bf16>,

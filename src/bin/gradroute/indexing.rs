@@ -76,11 +76,12 @@ fn part(title: &str, ranked: &[Ranked], blocks: Option<&[String]>) -> Part {
         let place = blocks.map(|blocks| shares(&it.shares, blocks));
         [it.sample.to_string(), number(it.score)].into_iter().chain(place).collect()
     };
-    let columns = if blocks.is_some() { 3 } else { 2 };
+    let mut names = head(["sample", "score", "mostly in"]);
+    names.truncate(if blocks.is_some() { 3 } else { 2 });
     Part {
         title: title.into(),
         lead: if ranked.is_empty() { "none".into() } else { String::new() },
-        head: ["sample", "score", "mostly in"][..columns].iter().map(|&it| it.into()).collect(),
+        head: names,
         rows: ranked.iter().map(row).collect(),
         ..Part::default()
     }

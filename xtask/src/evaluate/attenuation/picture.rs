@@ -44,20 +44,14 @@ pub fn dials(groups: &[Group], path: &Path) -> Result<()> {
             let name = format!("region in {}", variant.title());
             Line { name, colour, points: points.collect(), dots: each.concat() }
         });
-        draw(
-            panel,
-            group,
-            "dial of the owned region",
-            1.0..0.0,
-            &bounds,
-            &lines.collect::<Vec<_>>(),
-        )
+        let axis = Axis { title: "dial of the owned region", ends: [1.0, 0.0], doublings: false };
+        draw(panel, group, axis, &bounds, &lines.collect::<Vec<_>>())
     })
 }
 
-/// Losses while the groups are learned again, over the steps' logarithm.
+/// Losses while the groups are learned again, both in logarithms.
 pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
-    // Before the first step stands where one step would be left of it.
+    // Before the first step stands where one doubling less would.
     let place = |steps: u64| (steps.max(2) as f64).log2();
     panels(groups, path, |group, panel| {
         let ways = curves(group);
@@ -65,10 +59,11 @@ pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
         let skipped = if group.variants.contains(&Variant::Up) { 0 } else { 1 };
         let lines: Vec<Line> = (ways.iter().enumerate())
             .map(|(k, (name, each))| {
-                let points = mean_curve(each).into_iter().map(|(step, loss)| (place(step), loss));
+                let points =
+                    mean_curve(each).into_iter().map(|(step, loss)| (place(step), loss.log2()));
                 let own = |curve: &&super::Curve| {
                     let both = curve.steps.iter().zip(&curve.losses);
-                    both.map(|(&step, &loss)| (place(step), loss)).collect::<Vec<_>>()
+                    both.map(|(&step, &loss)| (place(step), loss.log2())).collect::<Vec<_>>()
                 };
                 let colour = colours[if k == 0 { 0 } else { k + skipped }];
                 let dots = each.iter().flat_map(own).collect();
@@ -77,16 +72,17 @@ pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
             .collect();
         let last = lines.iter().flat_map(|line| &line.points).map(|at| at.0).fold(2.0, f64::max);
         let seeds = group.seeds.iter().map(|s| s.of(Variant::Unrouted).losses.owned[0].loss);
-        let bounds = [(spread(&seeds.collect::<Vec<_>>()).0, "unrouted")];
-        draw(
-            panel,
-            group,
-            "doublings of the steps of learning it again",
-            1.0..last,
-            &bounds,
-            &lines,
-        )
+        let bounds = [(spread(&seeds.collect::<Vec<_>>()).0.log2(), "unrouted")];
+        let axis = Axis { title: "steps of learning it again", ends: [1.0, last], doublings: true };
+        draw(panel, group, axis, &bounds, &lines)
     })
+}
+
+/// The axis across, and whether both count doublings.
+struct Axis {
+    title: &'static str,
+    ends: [f64; 2],
+    doublings: bool,
 }
 
 /// A line and the seeds around it.
@@ -117,28 +113,35 @@ fn panels(
 fn draw(
     panel: &Panel,
     group: &Group,
-    axis: &str,
-    across: std::ops::Range<f64>,
+    axis: Axis,
     bounds: &[(f64, &'static str)],
     lines: &[Line],
 ) -> Drawn {
     let levels = bounds.iter().map(|bound| bound.0);
     let all = lines.iter().flat_map(|line| &line.dots).map(|dot| dot.1).chain(levels);
-    let (low, high) = all.fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
-    let middle = (across.start + across.end) / 2.0;
-    let (left, right) = (across.start, across.end);
+    let (low, high) = all.fold((f64::MAX, f64::MIN), |(low, high), y| (y.min(low), y.max(high)));
+    let Axis { title, ends: [left, right], doublings } = axis;
+    let middle = (left + right) / 2.0;
+    let room = high - low;
+    let text = |value: &f64| match doublings {
+        true if *value >= 0.0 => format!("{:.0}", value.exp2()),
+        true => format!("{:.2}", value.exp2()),
+        false => format!("{value:.2}"),
+    };
     let mut chart = ChartBuilder::on(panel)
         .margin(18)
         .caption(&group.name, ("sans-serif", 17, &INK))
         .x_label_area_size(42)
         .y_label_area_size(64)
-        .build_cartesian_2d(across, low * 0.85..high * 1.2)?;
+        .build_cartesian_2d(left..right, low - 0.25 * room..high + 0.4 * room)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .x_labels(5)
-        .x_desc(axis)
+        .x_label_formatter(&text)
+        .y_label_formatter(&text)
+        .x_desc(title)
         .y_desc("loss on the owned group")
         .label_style(("sans-serif", 14, &INK))
         .draw()?;

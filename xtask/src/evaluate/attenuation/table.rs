@@ -87,10 +87,11 @@ pub fn write(groups: &[Group]) -> String {
     let (seeds, outcome) = (groups[0].seeds.len(), &groups[0].seeds[0].outcomes[0].1);
     let mut page = format!(
         "# Attenuation\n\n\
-         `cargo xtask evaluate attenuation`: {} owned groups, {seeds} seed{}, each group left out, trained \
+         `cargo xtask evaluate attenuation`: {} owned group{}, {seeds} seed{}, each group left out, trained \
          under a policy and trained as everybody ({} parameters, {} steps of the example's default batch).\n\n\
          ![loss of each owned group against the dial](attenuation.svg)\n\n",
         groups.len(),
+        if groups.len() == 1 { "" } else { "s" },
         if seeds == 1 { "" } else { "s" },
         outcome.parameters,
         outcome.steps
