@@ -126,7 +126,7 @@ fn draw(
     let text = |value: &f64| match doublings {
         true if *value >= 0.0 => format!("{:.0}", value.exp2()),
         true => format!("{:.2}", value.exp2()),
-        false => format!("{value:.2}"),
+        false => format!("{}", (value * 1000.0).round() / 1000.0),
     };
     let mut chart = ChartBuilder::on(panel)
         .margin(18)
