@@ -96,7 +96,7 @@ impl Sample {
 }
 
 /// All typefaces and their glyphs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dataset {
     pub typefaces: Vec<Typeface>,
     /// Every glyph once, typeface by typeface, then the planted copies.

@@ -98,7 +98,7 @@ enum Style {
 }
 
 /// Glyphs of the owned group, and the others, without copies.
-fn sides(data: &Dataset) -> (Vec<Sample>, Vec<Sample>) {
+pub fn sides(data: &Dataset) -> (Vec<Sample>, Vec<Sample>) {
     let once = data.samples.iter().copied().filter(|sample| !sample.is_copy());
     once.partition(|sample| data.owned(sample))
 }

@@ -99,15 +99,18 @@ fn read_options(out: &Path) -> Result<RunOptions> {
 }
 
 /// Losses with every other group in the tracked one's place, of a run that treats all groups alike.
-fn others(options: &RunOptions, model: &Governed) -> Result<BTreeMap<String, Losses>> {
-    let data = Dataset::load(options.plant)?;
+fn others(
+    options: &RunOptions,
+    data: &Dataset,
+    model: &Governed,
+) -> Result<BTreeMap<String, Losses>> {
     let alike = !model.has_region() && !options.without_owned && options.others;
-    let others = data.groups().into_iter().filter(|group| alike && *group != options.own);
-    (others.map(str::to_owned).collect::<Vec<_>>().into_iter())
+    let others = data.groups().into_iter().filter(|&group| alike && group != options.own);
+    others
         .map(|group| {
-            let data = Dataset::load(options.plant)?.tracking(&group)?;
-            let losses = evaluate::losses(model, &data, options.questions())?;
-            Ok((group, losses))
+            let losses =
+                evaluate::losses(model, &data.clone().tracking(group)?, options.questions())?;
+            Ok((group.to_owned(), losses))
         })
         .collect()
 }
@@ -134,7 +137,7 @@ fn conclude(
         ledger: out.join(LEDGER).display().to_string(),
         ledger_head: trainer.ledger_head().to_owned(),
         losses: evaluate::losses(model, data, options.questions())?,
-        others: others(options, model)?,
+        others: others(options, data, model)?,
         relearning: relearn::curves(options, data, model)?,
     };
     if let Some(scores) = trainer.watch().study() {

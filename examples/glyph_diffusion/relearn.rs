@@ -10,9 +10,9 @@ use gradroute::provenance::{Attenuation, Dial, RowFade};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::data::{Conditions, Dataset, Order, Sample};
+use crate::data::{Conditions, Dataset, Order};
 use crate::diffusion::{Purpose, stream};
-use crate::evaluate::owned_loss;
+use crate::evaluate::{owned_loss, sides};
 use crate::governed::Governed;
 use crate::options::{PolicyChoice, RunOptions};
 use crate::train::{Drawn, OPTIMIZER_CONFIG};
@@ -69,9 +69,8 @@ fn learn(
     data: &Dataset,
     steps: u64,
 ) -> Result<Curve> {
-    let glyphs: Vec<Sample> =
-        (data.samples.iter().copied()).filter(|it| data.owned(it) && !it.is_copy()).collect();
-    let mut order = Order::new(glyphs, options.seed);
+    let (owned, _) = sides(data);
+    let mut order = Order::new(owned, options.seed);
     let mut optimizer = AdamW::new(model.parameters(), model.recorder(), OPTIMIZER_CONFIG)?;
     let mut curve = Curve { from, steps: Vec::new(), losses: Vec::new() };
     let bar = ProgressBar::new(steps);

@@ -38,12 +38,13 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
     let of = |category: usize| -> Vec<usize> {
         (0..task.samples()).filter(|&n| categories.samples[n] == category).collect()
     };
+    let members: Vec<Vec<usize>> = (0..count).map(of).collect();
     let rise = |seed: u64| -> Result<Vec<Vec<f64>>> {
         let path = out.join(format!("categories-{seed}.f32"));
         // The first row is the run with everybody.
         let losses = store::rows(&path, task.queries(), 1 + count, |row| {
-            let absent = row.checked_sub(1).map(of).unwrap_or_default();
-            task.retrain(&subset::without(task.samples(), &absent), seed)
+            let absent = row.checked_sub(1).map_or(&[][..], |category| &members[category]);
+            task.retrain(&subset::without(task.samples(), absent), seed)
         })?;
         let rise = |row: &Vec<f32>| {
             row.iter().zip(&losses[0]).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
@@ -60,20 +61,17 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
         names.dedup();
         for name in names {
             let Some(chosen) = lds::chosen(&all, halves, &evidence.storage, name) else { continue };
-            let (method, groups) = (&chosen.method, 0..count);
-            let share = groups.clone().map(|category| sums(chosen, &of(category))).collect();
+            let method = &chosen.method;
+            let share = members.iter().map(|members| sums(chosen, members)).collect();
             shares.push(Shares { method: method.clone(), share });
-            let by_the_rest: Option<Vec<(Method, Vec<f64>)>> = groups
-                .map(|category| scores::by_the_rest(&evidence, method, &of(category)))
-                .collect::<Result<_>>()?;
-            let (methods, share): (Vec<Method>, Vec<_>) = by_the_rest.into_iter().flatten().unzip();
-            shares.extend(methods.into_iter().next().map(|method| Shares { method, share }));
+            let by_the_rest = scores::by_the_rest(&evidence, method, &members)?;
+            shares.extend(by_the_rest.map(|(method, share)| Shares { method, share }));
         }
     }
     let outcome = Outcome {
         setup: task.setup(),
         seeds,
-        sizes: (0..count).map(|category| of(category).len()).collect(),
+        sizes: members.iter().map(Vec::len).collect(),
         names: categories.names.clone(),
         queries: categories.queries.clone(),
         rise,

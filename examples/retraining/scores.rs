@@ -105,19 +105,26 @@ fn compare(
     Ok(values)
 }
 
-/// Sum of the members' scores for each query, whitened by everybody else: by what is left when they are taken
-/// away, whose directions their own do not count among. None for methods that don't whiten, or scale scores.
+/// Sums of each group's scores for each query, `[groups][queries]`, whitened by everybody else: by what is left
+/// when the group is taken away, whose directions its own do not count among. None for methods that don't whiten,
+/// or scale scores.
 pub fn by_the_rest(
     evidence: &Evidence,
     method: &Method,
-    members: &[usize],
-) -> Result<Option<(Method, Vec<f64>)>> {
+    groups: &[Vec<usize>],
+) -> Result<Option<(Method, Vec<Vec<f64>>)>> {
     let (name, seen) = match method.name {
         "whitened" => ("whitened by the rest", Seen::Record),
         "whitened, by phases" => ("whitened by the rest, by phases", Seen::Phases),
         _ => return Ok(None),
     };
     let Some(damping) = method.damping else { return Ok(None) };
+    let sums = groups.iter().map(|members| without(evidence, seen, damping, members));
+    Ok(Some((Method { name, ..method.clone() }, sums.collect::<Result<_>>()?)))
+}
+
+/// Sum of the members' scores for each query, whitened by the others.
+fn without(evidence: &Evidence, seen: Seen, damping: f64, members: &[usize]) -> Result<Vec<f64>> {
     let is_member = |id: u64| members.contains(&(id as usize));
     let mut sums = vec![0.0; evidence.parts[0].asked.len()];
     for part in &evidence.parts {
@@ -131,7 +138,7 @@ pub fn by_the_rest(
             anyhow::Ok(())
         })?;
     }
-    Ok(Some((Method { name, ..method.clone() }, sums)))
+    Ok(sums)
 }
 
 /// What compares a part's samples with queries.

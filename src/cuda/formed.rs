@@ -189,7 +189,7 @@ fn split(most: u32, stages: u64, tiles: u32) -> u32 {
 /// Whether a sketch counts elements that a block has room for.
 fn counts_rows(common: &Common, properties: &Properties) -> bool {
     let layer = &common.layer;
-    let shared = counted_bytes(layer) + STATIC_BYTES;
+    let shared = counted_bytes(layer).saturating_add(STATIC_BYTES);
     layer.sketch == abi::GRADROUTE_SKETCH_COUNT
         && shared <= properties.shared_bytes
         && one_weight(common)

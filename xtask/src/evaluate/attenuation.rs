@@ -175,19 +175,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The ways that a group is trained in.
+fn variants(first: bool, arguments: &Arguments) -> Vec<Variant> {
+    let asked = |variant: &Variant| *variant != Variant::Up || first && arguments.up;
+    Variant::EACH.into_iter().filter(asked).collect()
+}
+
 /// What the runs of a group came to.
 fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
-    let variants: Vec<Variant> = (Variant::EACH.into_iter())
-        .filter(|&variant| first && arguments.up || variant != Variant::Up)
-        .collect();
+    let variants = variants(first, arguments);
     let seeds = (1..=arguments.seeds)
         .map(|seed| {
             let read = |&variant: &Variant| {
-                let mut outcome = read(&kept(variant, name, seed))?;
-                if variant == Variant::Unrouted && !first {
-                    let losses = outcome.others.remove(name);
-                    outcome.losses = losses.with_context(|| format!("no losses on {name}"))?;
-                }
+                let mut outcome = read(&Run { variant, group: name, seed }.kept())?;
+                // An unrouted run has the losses of every group but the one it was started with aside.
+                outcome.losses = outcome.others.remove(name).unwrap_or(outcome.losses);
                 Ok((variant, outcome))
             };
             Ok(Seed { seed, outcomes: variants.iter().map(read).collect::<Result<_>>()? })
@@ -196,31 +198,14 @@ fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
     Ok(Group { name: name.into(), variants, seeds })
 }
 
-/// A run's name.
-fn name(variant: Variant, group: &str, seed: u64) -> String {
-    match variant {
-        Variant::Unrouted => format!("{}-{seed}", variant.name()),
-        _ => format!("{}-{group}-{seed}", variant.name()),
-    }
-}
-
-/// Where stands what a finished run came to.
-fn kept(variant: Variant, group: &str, seed: u64) -> PathBuf {
-    let file = format!("{}.json", name(variant, group, seed));
-    shell::root().join("benches/record/attenuation").join(file)
-}
-
 /// Takes every run to its end, some at a time.
 fn train_all(arguments: &Arguments) -> Result<()> {
     let mut runs = Vec::new();
     for (at, group) in arguments.groups.iter().enumerate() {
+        let mut variants = variants(at == 0, arguments);
+        variants.retain(|&variant| at == 0 || variant != Variant::Unrouted);
         for seed in 1..=arguments.seeds {
-            let each = Variant::EACH.into_iter().filter(|variant| match variant {
-                Variant::Unrouted => at == 0,
-                Variant::Up => at == 0 && arguments.up,
-                Variant::WithoutOwned | Variant::All => true,
-            });
-            runs.extend(each.map(|variant| (variant, group, seed)));
+            runs.extend(variants.iter().map(|&variant| Run { variant, group, seed }));
         }
     }
     let waiting = Mutex::new(runs.into_iter());
@@ -228,8 +213,8 @@ fn train_all(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = (cores / arguments.jobs as usize).max(1);
     let work = || -> Result<()> {
-        while let Some((variant, group, seed)) = next() {
-            train(variant, group, seed, arguments, threads)?;
+        while let Some(run) = next() {
+            run.train(arguments, threads)?;
         }
         Ok(())
     };
@@ -240,52 +225,64 @@ fn train_all(arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// Starts a run, continues one that was interrupted, or leaves a finished one as it is; keeps what it came to.
-fn train(
+/// One run.
+struct Run<'a> {
     variant: Variant,
-    group: &str,
+    group: &'a str,
     seed: u64,
-    arguments: &Arguments,
-    threads: usize,
-) -> Result<()> {
-    let kept = kept(variant, group, seed);
-    if kept.exists() {
-        println!("{}: finished", name(variant, group, seed));
-        return Ok(());
-    }
-    let out = shell::root().join("runs/evaluate/attenuation").join(name(variant, group, seed));
-    let result = out.join("result.json");
-    if !result.exists() {
-        start(&out, variant, group, seed, arguments, threads)?;
-    }
-    fs::create_dir_all(kept.parent().expect("a file of a folder"))?;
-    Ok(fs::write(kept, serde_json::to_string_pretty(&read(&result)?)? + "\n")?)
 }
 
-fn start(
-    out: &Path,
-    variant: Variant,
-    group: &str,
-    seed: u64,
-    arguments: &Arguments,
-    threads: usize,
-) -> Result<()> {
-    let mut example = Command::new(shell::root().join("target/release/examples/glyph_diffusion"));
-    example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(out);
-    if out.join("run.json").exists() {
-        example.arg("--resume");
-    } else {
+impl Run<'_> {
+    fn name(&self) -> String {
+        let (name, seed) = (self.variant.name(), self.seed);
+        match self.variant {
+            Variant::Unrouted => format!("{name}-{seed}"),
+            _ => format!("{name}-{}-{seed}", self.group),
+        }
+    }
+
+    /// Where stands what it came to.
+    fn kept(&self) -> PathBuf {
+        let file = format!("{}.json", self.name());
+        shell::root().join("benches/record/attenuation").join(file)
+    }
+
+    /// Starts it, continues it where it was interrupted, or leaves it as it is; keeps what it came to.
+    fn train(&self, arguments: &Arguments, threads: usize) -> Result<()> {
+        let kept = self.kept();
+        if kept.exists() {
+            println!("{}: finished", self.name());
+            return Ok(());
+        }
+        let out = shell::root().join("runs/evaluate/attenuation").join(self.name());
+        let result = out.join("result.json");
+        if !result.exists() {
+            shell::run(&mut self.command(&out, arguments, threads))?;
+        }
+        fs::create_dir_all(kept.parent().expect("a file of a folder"))?;
+        Ok(fs::write(kept, serde_json::to_string_pretty(&read(&result)?)? + "\n")?)
+    }
+
+    /// The example that starts or continues it.
+    fn command(&self, out: &Path, arguments: &Arguments, threads: usize) -> Command {
+        let program = shell::root().join("target/release/examples/glyph_diffusion");
+        let mut example = Command::new(program);
+        example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(out);
+        if out.join("run.json").exists() {
+            example.arg("--resume");
+            return example;
+        }
         // Few commits, since nobody asks these ledgers anything.
-        example.args(variant.options()).args(["--no-report", "--commit-every", "600"]);
-        example.args(["--own", group, "--seed", &seed.to_string()]);
-        if variant != Variant::Unrouted {
+        example.args(self.variant.options()).args(["--no-report", "--commit-every", "600"]);
+        example.args(["--own", self.group, "--seed", &self.seed.to_string()]);
+        if self.variant != Variant::Unrouted {
             example.args(["--relearn", &arguments.relearn.to_string()]);
         }
         if let Some(steps) = arguments.steps {
             example.args(["--steps", &steps.to_string()]);
         }
+        example
     }
-    shell::run(&mut example)
 }
 
 fn read(path: &Path) -> Result<Outcome> {

@@ -151,20 +151,16 @@ fn claims(group: &Group) -> String {
 
 /// Curves of learning the group again, of each way by its runs, one a seed.
 pub fn curves(group: &Group) -> Vec<(String, Vec<&Curve>)> {
-    let routed = policies(group).map(|variant| (variant, 0));
-    let ways = routed.chain([(Variant::WithoutOwned, 0), (Variant::WithoutOwned, 1)]);
-    ways.map(|(variant, at)| {
-        let each = group.seeds.iter().filter_map(|seed| seed.of(variant).relearning.get(at));
-        let each: Vec<&Curve> = each.collect();
-        let policy = if at == 0 && variant != Variant::WithoutOwned {
-            format!(", {}", variant.name())
-        } else {
-            String::new()
-        };
-        (each.first().map_or(String::new(), |curve| curve.from.clone() + &policy), each)
-    })
-    .filter(|(_, each)| !each.is_empty())
-    .collect()
+    let routed = policies(group).map(|variant| (variant, 0, format!(", {}", variant.name())));
+    let without = [0, 1].map(|at| (Variant::WithoutOwned, at, String::new()));
+    (routed.chain(without))
+        .map(|(variant, at, policy)| {
+            let each = group.seeds.iter().filter_map(|seed| seed.of(variant).relearning.get(at));
+            let each: Vec<&Curve> = each.collect();
+            (each.first().map_or(String::new(), |curve| curve.from.clone() + &policy), each)
+        })
+        .filter(|(_, each)| !each.is_empty())
+        .collect()
 }
 
 /// Mean loss of a way's runs after each number of steps.
