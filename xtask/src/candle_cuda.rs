@@ -33,15 +33,9 @@ pub fn run() -> Result<()> {
     let path = std::iter::once(folder).chain(std::env::split_paths(&path));
     let mut cargo = shell::cargo();
     cargo
-        // Of the whole workspace, with whose features the dependencies were checked before.
-        .args([
-            "clippy",
-            "--release",
-            "--workspace",
-            "--lib",
-            "--features",
-            "gradroute/candle-cuda",
-        ])
+        // Of this package alone, with whose features the dependencies were checked before.
+        .args(["clippy", "--release", "--package", "gradroute", "--lib"])
+        .args(["--features", "candle-cuda"])
         .args(["--", "-D", "warnings"])
         .env("PATH", std::env::join_paths(path)?)
         .env("NVCC", "off")

@@ -38,19 +38,19 @@ const ENVIRONMENT: &str = "cuda";
 /// Fetches the compiler and builds the crate, and with it the kernels.
 pub fn build() -> Result<()> {
     fetch()?;
-    // The build script cannot watch a folder that was not there: make it run again.
-    let script = File::options().append(true).open(shell::root().join("build.rs"))?;
-    script.set_modified(SystemTime::now())?;
     shell::run(shell::cargo().args(["build", "--release", "--all-targets"]))
 }
 
-/// Fetches the compiler, if it is not there yet.
-pub fn fetch() -> Result<()> {
+/// Fetches the compiler, if it is not there yet, and makes the build script look for one again: it cannot watch a
+/// folder that was not there when it ran, and what it found out then may have been that there is none.
+fn fetch() -> Result<()> {
     let mut wanted = PACKAGES.map(|package| format!("{package}=={VERSION}")).to_vec();
     wanted.push(LIBCLANG.into());
     let arguments = std::iter::once("--quiet").chain(wanted.iter().map(String::as_str));
     let arguments: Vec<&str> = arguments.collect();
-    python::environment(ENVIRONMENT, "the CUDA compiler", &wanted.join(" "), &arguments).map(|_| ())
+    python::environment(ENVIRONMENT, "the CUDA compiler", &wanted.join(" "), &arguments)?;
+    let script = File::options().append(true).open(shell::root().join("build.rs"))?;
+    Ok(script.set_modified(SystemTime::now())?)
 }
 
 /// The compiler: the user's own, or the fetched one; `None` if kernels are not wanted (`NVCC=off`).

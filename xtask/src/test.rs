@@ -46,8 +46,9 @@ const STEPS: &[Step] = &[
         arguments: &[
             "clippy",
             "--release",
-            // As the steps before, so that they share the dependencies' features.
-            "--workspace",
+            // As the next step, so that they share the dependencies' features.
+            "--package",
+            "gradroute",
             "--lib",
             "--no-default-features",
             "--",
