@@ -276,7 +276,7 @@ impl Devices {
         (of_b.dy, of_b.weight) = (Some(view(&dy.0, dy.1)?), Some(view(&b.0, b.1)?));
         let [to_a, to_b] = gradients;
         let wishes = [on.wish(options[0], to_a, &out.a)?, on.wish(options[1], to_b, &out.b)?];
-        let plan = plan_lora(problem, T::DTYPE, wishes, &on.cuda.properties())?;
+        let plan = plan_lora(problem, <T as Element>::DTYPE, wishes, &on.cuda.properties())?;
         let elements = operands.x.elem_count();
         let outputs = [
             to_a.outputs(elements, problem.a().gradient()),

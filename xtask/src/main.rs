@@ -1,6 +1,5 @@
 //! The project's own tasks: `cargo xtask <command>`.
 
-mod candle_cuda;
 mod candle_kernels;
 mod cudarc;
 mod data;
@@ -11,6 +10,7 @@ mod gpu;
 mod kernels;
 mod machine;
 mod mutants;
+mod no_toolkit;
 mod peers;
 mod python;
 #[allow(dead_code)]
@@ -33,8 +33,6 @@ enum Task {
     /// Fetch the sources of candle's CUDA kernels into .tools/ and compile them to PTX, for
     /// softcuda's tests.
     CandleKernels,
-    /// Compile the candle adapter's CUDA path, without a CUDA toolkit.
-    CandleCuda,
     /// Run the driver-level unit tests of cudarc, as published, on softcuda.
     Cudarc {
         /// Those that measure time, too: they need an idle machine, and pass by chance.
@@ -82,7 +80,6 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::run(),
         Task::Kernels => kernels::build(),
         Task::CandleKernels => candle_kernels::compile(candle_kernels::Share::All),
-        Task::CandleCuda => candle_cuda::run(),
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),
         Task::Gpu => gpu::run(),

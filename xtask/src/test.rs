@@ -8,45 +8,57 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::candle_kernels::{self, Share};
-use crate::{kernels, shell};
+use crate::{kernels, no_toolkit, shell};
 
 /// One step: its name, cargo's arguments, and the environment variables it needs.
 struct Step {
     name: &'static str,
     arguments: &'static [&'static str],
     variables: &'static [(&'static str, &'static str)],
+    /// Whether programs are linked, and so kernels needed.
+    links: bool,
 }
 
 const STEPS: &[Step] = &[
     step("format", &["fmt", "--all", "--check"]),
-    Step {
-        name: "lints",
-        arguments: &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
-        // Nothing is linked: the kernels would be compiled for the sake of an empty table.
-        variables: &[("NVCC", "off")],
-    },
-    Step {
-        name: "documentation",
-        // With the examples, and so with the features that tests and lints have: what these checked is not
-        // checked again. Not `candle-cuda`, which would need a CUDA toolkit.
-        arguments: &[
-            "doc",
-            "--release",
-            "--workspace",
-            "--no-deps",
-            "--lib",
-            "--bin",
-            "xtask",
-            "--examples",
-        ],
-        variables: &[("RUSTDOCFLAGS", "-D warnings")],
-    },
-    Step {
-        name: "no features",
-        arguments: &[
+    // With every feature; so has the documentation, and what was checked here is not checked again.
+    check(
+        "lints",
+        &[
             "clippy",
             "--release",
-            // As the next step, so that they share the dependencies' features.
+            "--workspace",
+            "--all-targets",
+            "--features",
+            "candle-cuda",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
+    Step {
+        variables: &[("RUSTDOCFLAGS", "-D warnings")],
+        ..check(
+            "documentation",
+            &[
+                "doc",
+                "--release",
+                "--workspace",
+                "--no-deps",
+                "--lib",
+                "--bin",
+                "xtask",
+                "--examples",
+                "--features",
+                "candle-cuda",
+            ],
+        )
+    },
+    check(
+        "no features",
+        &[
+            "clippy",
+            "--release",
             "--package",
             "gradroute",
             "--lib",
@@ -55,35 +67,28 @@ const STEPS: &[Step] = &[
             "-D",
             "warnings",
         ],
-        // As above.
-        variables: &[("NVCC", "off")],
-    },
-    step("candle on CUDA", &["xtask", "candle-cuda"]),
+    ),
     step("tests", &["test", "--release", "--workspace"]),
     // The shipped kernels through the driver's own calls, executed by softcuda.
     Step {
-        name: "device tests",
-        arguments: &["softcuda", "test", "--release", "--test", "cuda_probe"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1")],
+        ..step("device tests", &["softcuda", "test", "--release", "--test", "cuda_probe"])
     },
     // The op suite of every backend, here on the kernels.
     Step {
-        name: "ops on device",
-        arguments: &["softcuda", "test", "--release", "--test", "ops", "--", "cuda_"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1")],
+        ..step("ops on device", &["softcuda", "test", "--release", "--test", "ops", "--", "cuda_"])
     },
     // The plans on the caller's own streams and buffers. Launches return before they are done, as on
     // hardware, so that what is freed too early is found.
     Step {
-        name: "runs on device",
-        arguments: &["softcuda", "test", "--release", "--test", "cuda_run"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("CUDA_LAUNCH_BLOCKING", "0")],
+        ..step("runs on device", &["softcuda", "test", "--release", "--test", "cuda_run"])
     },
     // What they cost, against the committed table.
     Step {
-        name: "counts",
-        arguments: &["softcuda", "test", "--release", "--test", "cuda_counts"],
         variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("SOFTCUDA_COUNTERS", COUNTERS)],
+        ..step("counts", &["softcuda", "test", "--release", "--test", "cuda_counts"])
     },
     // What the compiler made of the kernels.
     step("gates", &["xtask", "gates"]),
@@ -99,7 +104,12 @@ const QUICK_RUN: &str = "target/quick_run";
 const COUNTERS: &str = "target/counters.json";
 
 const fn step(name: &'static str, arguments: &'static [&'static str]) -> Step {
-    Step { name, arguments, variables: &[] }
+    Step { name, arguments, variables: &[], links: true }
+}
+
+/// A step that links nothing.
+const fn check(name: &'static str, arguments: &'static [&'static str]) -> Step {
+    Step { links: false, ..step(name, arguments) }
 }
 
 /// Runs the steps and prints how long each took.
@@ -152,6 +162,9 @@ impl Step {
             }
         }
         command.envs(self.variables.iter().copied());
+        if !self.links {
+            no_toolkit::stand_in(&mut command)?;
+        }
         // For the comparison of the generated parameter structs, which is skipped without.
         if let Some(folder) = kernels::libclang() {
             command.env("LIBCLANG_PATH", folder);
