@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 pub use family::Family;
 
+use crate::common::nvcc::skipped;
+
 const VERSION: &str = "0.11.1";
 
 /// A module and what runs its kernels.
@@ -74,9 +76,9 @@ pub fn modules() -> Option<BTreeMap<String, PathBuf>> {
         .collect();
     let missing: Vec<&str> =
         FAMILIES.iter().map(|(name, _)| *name).filter(|name| !found.contains_key(*name)).collect();
-    // The formats that repeat another's layout are compiled by `cargo xtask candle-kernels` only.
-    if missing.iter().any(|name| !REPEATED.contains(name)) {
-        eprintln!("skipped: no candle-kernels (`cargo xtask candle-kernels` compiles them)");
+    // What takes longest to compile is compiled by `cargo xtask candle-kernels` only.
+    if missing.iter().any(|name| !OPTIONAL.contains(name)) {
+        skipped("no candle-kernels (`cargo xtask candle-kernels` compiles them)");
         return None;
     }
     if !missing.is_empty() {
@@ -86,7 +88,8 @@ pub fn modules() -> Option<BTreeMap<String, PathBuf>> {
 }
 
 /// Modules that the tests go without when they are not compiled.
-const REPEATED: [&str; 7] = [
+const OPTIONAL: [&str; 8] = [
+    "mmq_gguf_mmq_instance_q2_k",
     "mmq_gguf_mmq_instance_q3_k",
     "mmq_gguf_mmq_instance_q4_1",
     "mmq_gguf_mmq_instance_q4_k",
