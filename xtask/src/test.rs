@@ -68,7 +68,7 @@ const STEPS: &[Step] = &[
             "warnings",
         ],
     ),
-    // Nothing is left out for want of the compilers and kernels that were fetched.
+    // Nothing is left out for want of the compiler and the kernels that are there by now.
     Step {
         variables: &[("GRADROUTE_REQUIRE_TOOLS", "1")],
         ..step("tests", &["test", "--release", "--workspace"])

@@ -22,8 +22,7 @@ impl ParseCallbacks for PlainData {
 #[test]
 fn generated_structs_match_the_header() {
     if let Err(error) = clang_sys::load() {
-        let promised = std::env::var("GRADROUTE_REQUIRE_TOOLS").is_ok_and(|value| value == "1");
-        assert!(!promised, "tools were promised: {error}");
+        assert!(std::env::var_os("LIBCLANG_PATH").is_none(), "a libclang was promised: {error}");
         println!("skipped: no libclang ({error})");
         return;
     }
