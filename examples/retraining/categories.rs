@@ -65,7 +65,7 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
             let share = members.iter().map(|members| sums(chosen, members)).collect();
             shares.push(Shares { method: method.clone(), share });
             let by_the_rest = scores::by_the_rest(&evidence, method, &members)?;
-            shares.extend(by_the_rest.map(|(method, share)| Shares { method, share }));
+            shares.extend(by_the_rest.into_iter().map(|(method, share)| Shares { method, share }));
         }
     }
     let outcome = Outcome {

@@ -105,40 +105,54 @@ fn compare(
     Ok(values)
 }
 
-/// Sums of each group's scores for each query, `[groups][queries]`, whitened by everybody else: by what is left
-/// when the group is taken away, whose directions its own do not count among. None for methods that don't whiten,
-/// or scale scores.
+/// Shares of groups, `[groups][queries]`, whitened by everybody else: by what is left when the group is taken away,
+/// whose directions its own do not count among. The first is the sum of its samples' scores for each query; the second,
+/// for which nothing need be asked, how much of what the group moved nobody else did: its sum compared with itself.
+/// None for methods that don't whiten, or scale scores.
 pub fn by_the_rest(
     evidence: &Evidence,
     method: &Method,
     groups: &[Vec<usize>],
-) -> Result<Option<(Method, Vec<Vec<f64>>)>> {
-    let (name, seen) = match method.name {
-        "whitened" => ("whitened by the rest", Seen::Record),
-        "whitened, by phases" => ("whitened by the rest, by phases", Seen::Phases),
-        _ => return Ok(None),
+) -> Result<Vec<(Method, Vec<Vec<f64>>)>> {
+    let (names, seen) = match method.name {
+        "whitened" => (["whitened by the rest", "moved alone"], Seen::Record),
+        "whitened, by phases" => {
+            (["whitened by the rest, by phases", "moved alone, by phases"], Seen::Phases)
+        }
+        _ => return Ok(Vec::new()),
     };
-    let Some(damping) = method.damping else { return Ok(None) };
-    let sums = groups.iter().map(|members| without(evidence, seen, damping, members));
-    Ok(Some((Method { name, ..method.clone() }, sums.collect::<Result<_>>()?)))
+    let Some(damping) = method.damping else { return Ok(Vec::new()) };
+    let shares = groups.iter().map(|members| without(evidence, seen, damping, members));
+    let (asked, alone) = shares.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let named = names.map(|name| Method { name, ..method.clone() });
+    Ok(named.into_iter().zip([asked, alone]).collect())
 }
 
-/// Sum of the members' scores for each query, whitened by the others.
-fn without(evidence: &Evidence, seen: Seen, damping: f64, members: &[usize]) -> Result<Vec<f64>> {
+/// A group's two shares, for each query.
+fn without(
+    evidence: &Evidence,
+    seen: Seen,
+    damping: f64,
+    members: &[usize],
+) -> Result<(Vec<f64>, Vec<f64>)> {
     let is_member = |id: u64| members.contains(&(id as usize));
     let mut sums = vec![0.0; evidence.parts[0].asked.len()];
+    let mut alone = 0.0;
     for part in &evidence.parts {
         let all = seen.sums(part)?;
         let rest = all.grouped(|id| (!is_member(id)).then_some(id))?;
         let group = all.grouped(|id| is_member(id).then_some(0))?;
-        let scorer = Scorer::whitened(&rest, damping)?;
-        let judge = Judge { scorer: scorer.over(&group)?, seen };
+        let scorer = Scorer::whitened(&rest, damping)?.over(&group)?;
+        let own = group.sketch(0).context("a group has members")?;
+        alone += scorer.scores(own, Similarity::Dot)?.total().sum::<f64>();
+        let judge = Judge { scorer, seen };
         sums.par_iter_mut().zip(&part.asked).try_for_each(|(sum, asked)| {
             *sum += judge.scores(asked, Similarity::Dot)?.total().sum::<f64>();
             anyhow::Ok(())
         })?;
     }
-    Ok(sums)
+    let alone = vec![alone; sums.len()];
+    Ok((sums, alone))
 }
 
 /// What compares a part's samples with queries.

@@ -205,5 +205,7 @@ const EXPLANATION: &str = "
 A category's share is the sum of its samples' scores; its effect is how much the loss rises, \
 on average over the seeds, when the model is trained without it. Spearman's correlation over the categories (on \"each \
 category's queries\" over all pairs of a category taken away and a category asked), 95 % bootstrap \
-interval over the categories. Where scores are whitened, every fourth query's LDS chose the damping.
+interval over the categories. Where scores are whitened, every fourth query's LDS chose the damping. \"Whitened by the \
+rest\" is whitened by the samples of the other categories alone; \"moved alone\" asks no query: it compares the sum of the \
+category's record with itself, whitened so.
 ";
