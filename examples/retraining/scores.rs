@@ -108,7 +108,7 @@ fn compare(
 /// Shares of groups, `[groups][queries]`, whitened by everybody else: by what is left when the group is taken away,
 /// whose directions its own do not count among. The first is the sum of its samples' scores for each query; the second,
 /// for which nothing need be asked, how much of what the group moved nobody else did: its sum compared with itself.
-/// None for methods that don't whiten, or scale scores.
+/// Empty for methods that don't whiten, or scale scores.
 pub fn by_the_rest(
     evidence: &Evidence,
     method: &Method,

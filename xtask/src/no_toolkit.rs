@@ -1,11 +1,10 @@
-//! Checking every feature, `candle-cuda` among them, where no CUDA toolkit need be.
+//! Checking the crate with the feature `candle-cuda`, where no CUDA toolkit need be.
 //!
 //! Candle's build script compiles its kernels for minutes, and only a link takes them. So a stand-in
 //! for nvcc goes before everything else in `PATH`: it answers with empty files. `NVCC=off` leaves our own
 //! kernels out, and candle's script looks further.
 
 use std::path::Path;
-
 use std::process::Command;
 
 use anyhow::{Context, Result};

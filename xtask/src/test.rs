@@ -21,7 +21,7 @@ struct Step {
 
 const STEPS: &[Step] = &[
     step("format", &["fmt", "--all", "--check"]),
-    // With every feature; so has the documentation, and what was checked here is not checked again.
+    // With every feature that adds code; so has the documentation, and what was checked here is not checked again.
     check(
         "lints",
         &[
