@@ -39,9 +39,10 @@ fn answers_are_those_of_the_library() {
     let backward = archive.backward(&Place::Block("up".into()), Some(2), 3).unwrap();
     let depth = archive.depth(&Subject::Sample(id(3)), None).unwrap();
     let overlap = archive.overlap(&"style/script".parse().unwrap(), None).unwrap();
+    let alone = archive.alone(Some(2), 0.1).unwrap();
     let like = id(3).to_string();
     let value = |answer: &dyn erased::Answer| answer.value();
-    let cases: [(&[&str], Value); 4] = [
+    let cases: [(&[&str], Value); 5] = [
         (&["trace", "forward", ledger, "--category", "style/script"], value(&forward)),
         (
             &["trace", "backward", ledger, "--block", "up", "--level", "2", "--top", "3"],
@@ -49,6 +50,7 @@ fn answers_are_those_of_the_library() {
         ),
         (&["depth", ledger, "--sample", &like], value(&depth)),
         (&["overlap", ledger, "--category", "style/script"], value(&overlap)),
+        (&["alone", ledger, "--level", "2"], value(&alone)),
     ];
     for (arguments, expected) in cases {
         assert_eq!(json(arguments), expected, "{arguments:?}");

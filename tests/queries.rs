@@ -395,6 +395,59 @@ fn overlap_is_the_cosine_of_the_sums() {
     assert!(answer.others.is_sorted_by(|a, b| a.loses.value >= b.loses.value));
 }
 
+/// `x` of `matrix · x = b` for a definite matrix, by elimination.
+fn solved(mut matrix: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let len = b.len();
+    for pivot in 0..len {
+        let (above, below) = matrix.split_at_mut(pivot + 1);
+        for (row, at) in below.iter_mut().zip(pivot + 1..) {
+            let factor = row[pivot] / above[pivot][pivot];
+            row.iter_mut().zip(&above[pivot]).for_each(|(to, from)| *to -= factor * from);
+            b[at] -= factor * b[pivot];
+        }
+    }
+    for row in (0..len).rev() {
+        let later: f64 = (row + 1..len).map(|column| matrix[row][column] * b[column]).sum();
+        b[row] = (b[row] - later) / matrix[row][row];
+    }
+    b
+}
+
+#[test]
+fn alone_is_what_the_others_do_not_explain() {
+    const DAMPING: f64 = 0.3;
+    let (_dir, archive) = archive();
+    let answer = archive.alone(Some(2), DAMPING).unwrap();
+    assert!(answer.categories.len() > 1);
+    let seen: Vec<u64> = archive.influence().ids().to_vec();
+    let singles: Vec<_> = seen.iter().map(|&id| summed(|it| it == id)).collect();
+    let trace = |b: usize| singles.iter().map(|it| inner(&it[b], &it[b])).sum::<f64>();
+    for it in &answer.categories {
+        let own = |id: u64| category(id).starts_with(&it.category);
+        assert_eq!(it.samples, seen.iter().filter(|&&id| own(id)).count());
+        let sum = summed(own);
+        let parts: Vec<f64> = (0..BLOCKS)
+            .map(|b| {
+                let mut rest = vec![vec![0.0; K]; K];
+                for (_, single) in seen.iter().zip(&singles).filter(|(id, _)| !own(**id)) {
+                    for (i, row) in rest.iter_mut().enumerate() {
+                        row.iter_mut().zip(&single[b]).for_each(|(to, x)| *to += single[b][i] * x);
+                    }
+                }
+                (0..K).for_each(|i| rest[i][i] += DAMPING * trace(b) / K as f64);
+                inner(&sum[b], &solved(rest, sum[b].clone()))
+            })
+            .collect();
+        let all: f64 = parts.iter().sum();
+        close(it.alone.value, all);
+        assert!(it.alone.deviation > 0.0);
+        it.shares.iter().zip(&parts).for_each(|(share, part)| close(*share, part / all));
+    }
+    assert!(answer.categories.is_sorted_by(|a, b| a.alone.value >= b.alone.value));
+    let error = archive.alone(None, 0.0).unwrap_err().to_string();
+    assert!(error.contains("damping"), "{error}");
+}
+
 #[test]
 fn signals_count_copies_and_exposure() {
     let (_dir, archive) = archive();

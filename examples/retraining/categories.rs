@@ -64,8 +64,8 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
             let method = &chosen.method;
             let share = members.iter().map(|members| sums(chosen, members)).collect();
             shares.push(Shares { method: method.clone(), share });
-            let by_the_rest = scores::by_the_rest(&evidence, method, &members)?;
-            shares.extend(by_the_rest.into_iter().map(|(method, share)| Shares { method, share }));
+            let held_out = scores::held_out(&evidence, method, &members)?;
+            shares.extend(held_out.into_iter().map(|(method, share)| Shares { method, share }));
         }
     }
     let outcome = Outcome {

@@ -47,6 +47,15 @@ impl Seen {
             Self::Phases => part.phases.as_ref().context("the record was kept by phases"),
         }
     }
+
+    /// The query they are compared with; `asked`: its gradients at the checkpoints.
+    fn query(self, asked: &[Vec<f32>]) -> Result<Vec<f32>> {
+        Ok(match self {
+            Self::Record | Self::End => asked.last().context("asked at the end")?.clone(),
+            Self::Averaged => average(asked),
+            Self::Phases => asked.concat(),
+        })
+    }
 }
 
 /// All scores of one storage.
@@ -105,11 +114,10 @@ fn compare(
     Ok(values)
 }
 
-/// Shares of groups, `[groups][queries]`, whitened by everybody else: by what is left when the group is taken away,
-/// whose directions its own do not count among. The first is the sum of its samples' scores for each query; the second,
-/// for which nothing need be asked, how much of what the group moved nobody else did: its sum compared with itself.
-/// Empty for methods that don't whiten, or scale scores.
-pub fn by_the_rest(
+/// Shares of groups, `[groups][queries]`, whitened by everybody else: the first, like the sum of its samples' scores,
+/// for each query; the second, for which nothing need be asked, what the group moved alone. Empty for methods that
+/// don't whiten, or scale scores.
+pub fn held_out(
     evidence: &Evidence,
     method: &Method,
     groups: &[Vec<usize>],
@@ -122,37 +130,22 @@ pub fn by_the_rest(
         _ => return Ok(Vec::new()),
     };
     let Some(damping) = method.damping else { return Ok(Vec::new()) };
-    let shares = groups.iter().map(|members| without(evidence, seen, damping, members));
-    let (asked, alone) = shares.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let named = names.map(|name| Method { name, ..method.clone() });
-    Ok(named.into_iter().zip([asked, alone]).collect())
-}
-
-/// A group's two shares, for each query.
-fn without(
-    evidence: &Evidence,
-    seen: Seen,
-    damping: f64,
-    members: &[usize],
-) -> Result<(Vec<f64>, Vec<f64>)> {
-    let is_member = |id: u64| members.contains(&(id as usize));
-    let mut sums = vec![0.0; evidence.parts[0].asked.len()];
-    let mut alone = 0.0;
+    let queries = evidence.parts[0].asked.len();
+    let (mut shares, mut alone) = (vec![vec![0.0; queries]; groups.len()], vec![0.0; groups.len()]);
+    let group_of = |id: u64| groups.iter().position(|group| group.contains(&(id as usize)));
     for part in &evidence.parts {
-        let all = seen.sums(part)?;
-        let rest = all.grouped(|id| (!is_member(id)).then_some(id))?;
-        let group = all.grouped(|id| is_member(id).then_some(0))?;
-        let scorer = Scorer::whitened(&rest, damping)?.over(&group)?;
-        let own = group.sketch(0).context("a group has members")?;
-        alone += scorer.scores(own, Similarity::Dot)?.total().sum::<f64>();
-        let judge = Judge { scorer, seen };
-        sums.par_iter_mut().zip(&part.asked).try_for_each(|(sum, asked)| {
-            *sum += judge.scores(asked, Similarity::Dot)?.total().sum::<f64>();
-            anyhow::Ok(())
-        })?;
+        let sums = seen.sums(part)?;
+        let held_out = sums.held_out(groups.len(), group_of, damping)?;
+        for group in 0..groups.len() {
+            for (share, asked) in shares[group].iter_mut().zip(&part.asked) {
+                *share += held_out.score(group, &seen.query(asked)?)?;
+            }
+            alone[group] += (0..sums.blocks()).map(|b| held_out.alone(group, b)).sum::<f64>();
+        }
     }
-    let alone = vec![alone; sums.len()];
-    Ok((sums, alone))
+    let alone = alone.into_iter().map(|share| vec![share; queries]).collect();
+    let named = names.map(|name| Method { name, ..method.clone() });
+    Ok(named.into_iter().zip([shares, alone]).collect())
 }
 
 /// What compares a part's samples with queries.
@@ -173,11 +166,6 @@ impl<'a> Judge<'a> {
 
     /// `asked`: the query's gradients at the checkpoints.
     fn scores(&self, asked: &[Vec<f32>], similarity: Similarity) -> Result<Influence> {
-        let query = match self.seen {
-            Seen::Record | Seen::End => asked.last().context("asked at the end")?.clone(),
-            Seen::Averaged => average(asked),
-            Seen::Phases => asked.concat(),
-        };
-        Ok(self.scorer.scores(&query, similarity)?)
+        Ok(self.scorer.scores(&self.seen.query(asked)?, similarity)?)
     }
 }

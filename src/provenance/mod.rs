@@ -2,7 +2,7 @@
 //!
 //! A training loop yields one [`StepRecord`] per step. The [`Accumulator`] adds them up to the
 //! influence of every sample on every block, in memory that does not grow with the number of
-//! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`] and
+//! steps; queries on it are in [`Scorer`], [`Whitening`], [`GroupInfluence`], [`HeldOut`] and
 //! [`Accumulator::near_duplicates`]; [`Accumulator::side_by_side`] is for questions by the phases of a run.
 //! With the feature `ledger` (on by default), the module `ledger` writes the same records to disk and reads
 //! them back, and `query` answers from there, each answer with what it rests on; `index` holds more samples
@@ -35,6 +35,7 @@ mod attenuation;
 mod draws;
 mod duplicates;
 mod groups;
+mod held_out;
 #[cfg(feature = "ledger")]
 pub mod index;
 mod influence;
@@ -57,6 +58,7 @@ pub use attenuation::{
 pub use draws::{Draw, Query};
 pub use duplicates::Pair;
 pub use groups::GroupInfluence;
+pub use held_out::HeldOut;
 pub use influence::{Influence, Scorer, Similarity};
 pub use record::StepRecord;
 pub use uncertainty::{Estimate, deviation};

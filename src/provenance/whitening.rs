@@ -127,7 +127,7 @@ pub(super) fn add_rows(gram: &mut Mat<f64>, rows: &[f64], par: Par) {
 }
 
 /// The lower triangle of `ΦᵀΦ [K, K]` of one block.
-fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
+pub(super) fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
     let len = accumulator.sketch_len();
     let mut gram = Mat::zeros(len, len);
     let mut rows = Vec::with_capacity(SLICE * len);
@@ -140,28 +140,48 @@ fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
 
 /// One block's sketches of a slice of the samples, `[up to SLICE, K]`.
 fn read_slice(accumulator: &Accumulator, block: usize, start: usize, rows: &mut Vec<f64>) {
+    rows_of(accumulator, block, start..accumulator.len().min(start + SLICE), rows);
+}
+
+/// One block's sketches of some samples, by their places, `[places, K]`.
+pub(super) fn rows_of(
+    accumulator: &Accumulator,
+    block: usize,
+    places: impl Iterator<Item = usize>,
+    rows: &mut Vec<f64>,
+) {
     let len = accumulator.sketch_len();
     rows.clear();
-    for n in start..accumulator.len().min(start + SLICE) {
+    for n in places {
         let sketch = &accumulator.sketch_at(n)[block * len..][..len];
         rows.extend(sketch.iter().map(|&value| f64::from(value)));
     }
 }
 
-fn factor(mut gram: Mat<f64>, damping: f64) -> Result<Option<Llt<f64>>> {
+fn factor(gram: Mat<f64>, damping: f64) -> Result<Option<Llt<f64>>> {
+    let Some(lambda) = lambda(&gram, damping)? else { return Ok(None) };
+    damped(gram, lambda).ok_or_else(|| indefinite(damping)).map(Some)
+}
+
+/// `damping` times the mean diagonal of `ΦᵀΦ`; none where nothing was done.
+pub(super) fn lambda(gram: &Mat<f64>, damping: f64) -> Result<Option<f64>> {
     if !(damping.is_finite() && damping > 0.0) {
         return Err(Error::argument("damping", "a positive finite number", damping));
     }
     let len = gram.nrows();
     let mean = (0..len).map(|i| gram[(i, i)]).sum::<f64>() / len as f64;
-    if mean == 0.0 {
-        return Ok(None);
+    Ok((mean != 0.0).then_some(damping * mean))
+}
+
+/// Factors `ΦᵀΦ + λI`, from the lower triangle; none when it is not definite.
+pub(super) fn damped(mut gram: Mat<f64>, lambda: f64) -> Option<Llt<f64>> {
+    for i in 0..gram.nrows() {
+        gram[(i, i)] += lambda;
     }
-    for i in 0..len {
-        gram[(i, i)] += damping * mean;
-    }
-    match Llt::new(gram.as_ref(), Side::Lower) {
-        Ok(factor) => Ok(Some(factor)),
-        Err(_) => Err(Error::argument("damping", "one that makes ΦᵀΦ + λI definite", damping)),
-    }
+    Llt::new(gram.as_ref(), Side::Lower).ok()
+}
+
+/// That a damping is too small.
+pub(super) fn indefinite(damping: f64) -> Error {
+    Error::argument("damping", "one that makes ΦᵀΦ + λI definite", damping)
 }

@@ -306,3 +306,23 @@ pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Sh
         })
         .citing(&answer.citation))
 }
+
+pub fn alone(ledger: &Path, level: Option<usize>, damping: f64) -> Result<Shown> {
+    let answer = Archive::open(ledger)?.alone(level, damping)?;
+    let rows = answer.categories.iter().map(|it| {
+        let shares = shares(&it.shares, &answer.blocks);
+        vec![it.category.clone(), it.samples.to_string(), estimate(&it.alone), shares]
+    });
+    let amounts = answer.categories.iter().map(|it| (&it.category, it.alone));
+    Ok(Shown::new("What each category moved that nobody else did", &answer)?
+        .with(Part {
+            title: "Categories".into(),
+            lead: "alone: the category's movement, compared with itself after the directions of \
+                   everybody else's are divided out. No unit; it orders the categories."
+                .into(),
+            head: head(["category", "samples", "alone", "largest shares"]),
+            rows: rows.collect(),
+            pictures: picture(amounts),
+        })
+        .citing(&answer.citation))
+}

@@ -83,6 +83,20 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         level: Option<usize>,
     },
+    /// What each category moved that nobody else did: who would be missed most
+    ///
+    /// Of all answers the one that best predicts what training without a category does to its own loss
+    /// (benches/record/categories-glyphs.md). Amounts have no unit: compare them within one ledger.
+    Alone {
+        /// Directory of the ledger
+        ledger: PathBuf,
+        /// Cut categories to their first N names
+        #[arg(long, value_name = "N")]
+        level: Option<usize>,
+        /// Damping of the whitening, times the mean diagonal
+        #[arg(long, default_value_t = 0.1)]
+        damping: f64,
+    },
     /// Signs of memorization that the record holds: copies, near-duplicates, norms, exposure
     ///
     /// A list of candidates, no verdict. Of a run that was guarded (its description holds the

@@ -56,6 +56,9 @@ fn run(cli: &Cli) -> gradroute::Result<u8> {
         Command::Overlap { ledger, category, level } => {
             (answers::overlap(ledger, category, *level)?, FINE)
         }
+        Command::Alone { ledger, level, damping } => {
+            (answers::alone(ledger, *level, *damping)?, FINE)
+        }
         Command::Memorized(question) => (memorized::memorized(question, cli.output.quiet)?, FINE),
         Command::Attenuate(question) => (attenuate::attenuate(question, cli.output.quiet)?, FINE),
         Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,

@@ -7,6 +7,7 @@
 //! | what stands behind this output, for and against | [`Archive::output`], [`Archive::output_by_phases`] |
 //! | how deep did a category go, against the whole corpus | [`Archive::depth`] |
 //! | what else would attenuating a category touch | [`Archive::overlap`] |
+//! | what did a category move that nobody else did | [`Archive::alone`] |
 //! | does a sample look memorized, by the record alone | [`Archive::signals`] |
 //!
 //! Every answer holds a [`Citation`], and every number read off sketches its standard deviation.
@@ -48,6 +49,7 @@
 //! # Ok::<(), gradroute::Error>(())
 //! ```
 
+mod alone;
 mod archive;
 mod backward;
 mod citation;
@@ -59,6 +61,7 @@ mod overlap;
 mod regions;
 mod signals;
 
+pub use alone::{Alone, CategoryAlone};
 pub use archive::{Archive, MODEL_PARAMETERS, Subject};
 pub use backward::{Backward, CategoryThere, Place, SampleThere};
 pub use citation::{Citation, Coverage, SegmentCitation};
