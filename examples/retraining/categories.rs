@@ -27,7 +27,7 @@ struct Outcome {
 #[derive(Serialize)]
 struct Shares {
     method: Method,
-    /// Sum of the category's scores for each query, `[categories][queries]`.
+    /// Sum of the category's scores for each query, `[categories][queries]`, or one number that asks none.
     share: Vec<Vec<f64>>,
 }
 

@@ -114,9 +114,9 @@ fn compare(
     Ok(values)
 }
 
-/// Shares of groups, `[groups][queries]`, whitened by everybody else: the first, like the sum of its samples' scores,
-/// for each query; the second, for which nothing need be asked, what the group moved alone. Empty for methods that
-/// don't whiten, or scale scores.
+/// Shares of groups whitened by everybody else: the first, like the sum of a group's samples' scores,
+/// `[groups][queries]`; the second, for which nothing need be asked, what the group moved alone, `[groups][1]`. Empty
+/// for methods that don't whiten, or scale scores.
 pub fn held_out(
     evidence: &Evidence,
     method: &Method,
@@ -143,7 +143,7 @@ pub fn held_out(
             alone[group] += (0..sums.blocks()).map(|b| held_out.alone(group, b)).sum::<f64>();
         }
     }
-    let alone = alone.into_iter().map(|share| vec![share; queries]).collect();
+    let alone = alone.into_iter().map(|share| vec![share]).collect();
     let named = names.map(|name| Method { name, ..method.clone() });
     Ok(named.into_iter().zip([shares, alone]).collect())
 }

@@ -12,9 +12,13 @@ use super::retraining::{self, Arguments, Method, Setup, cell, verdict};
 use super::statistics::{bootstrap, mean, spearman};
 
 const BAR: f64 = 0.8;
-/// The scores the bar is about; the first is pictured, the second needs the record by phases.
-const SCORES: [(&str, &str); 2] =
-    [("count sketch 256", "whitened"), ("count sketch 256", "whitened, by phases")];
+/// The scores the bar is about; the first is pictured, the last needs the record by phases.
+const SCORES: [(&str, &str); 4] = [
+    ("two-sided k=16", "moved alone"),
+    ("count sketch 256", "moved alone"),
+    ("count sketch 256", "whitened"),
+    ("count sketch 256", "whitened, by phases"),
+];
 
 #[derive(Deserialize)]
 struct Outcome {
@@ -31,12 +35,19 @@ struct Outcome {
 #[derive(Deserialize)]
 struct Shares {
     method: Method,
-    /// `[categories][queries]`.
+    /// `[categories][queries]`, or `[categories][1]` where no query is asked.
     share: Vec<Vec<f64>>,
 }
 
+impl Shares {
+    /// Whose queries it can be judged on: what asks none speaks of the category itself.
+    fn judged_on(&self) -> &'static [Asked] {
+        if self.share.iter().all(|row| row.len() == 1) { &[Asked::Own] } else { &Asked::EACH }
+    }
+}
+
 /// Whose queries a category's effect is measured on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Own,
     All,
@@ -57,8 +68,11 @@ impl Asked {
 }
 
 impl Outcome {
-    /// Mean over a category's queries of a row over all queries.
+    /// Mean over a category's queries of a row over all queries, or of the row's only number.
     fn on(&self, row: &[f64], category: usize) -> f64 {
+        if let [only] = row {
+            return *only;
+        }
         let own = self.queries.iter().zip(row).filter(|(of, _)| **of == category);
         mean(&own.map(|(_, value)| *value).collect::<Vec<_>>())
     }
@@ -134,7 +148,7 @@ fn page(outcome: &Outcome, name: &str) -> Result<String> {
     page += "\n## What must hold\n\n| | bar | measured | holds |\n|---|---|---|---|\n";
     let (judged, rise) = (judged(outcome)?, outcome.rise());
     for shares in &judged {
-        for asked in Asked::EACH {
+        for &asked in shares.judged_on() {
             let (value, interval) = outcome.judge(&shares.share, &rise, asked);
             writeln!(
                 page,
@@ -151,19 +165,29 @@ fn page(outcome: &Outcome, name: &str) -> Result<String> {
         let Method { storage, name, .. } = &shares.method;
         write!(page, "| {storage} | {name} | {} |", shares.method.damping())?;
         for asked in Asked::EACH {
+            if !shares.judged_on().contains(&asked) {
+                page += " – |";
+                continue;
+            }
             let (value, interval) = outcome.judge(&shares.share, &rise, asked);
             write!(page, " {} |", cell(value, &interval))?;
         }
         page.push('\n');
     }
-    page += "\n## By category\n\n| category | samples | share, own | rise, own | share, all | rise, all |\n|---|---:|---:|---:|---:|---:|\n";
-    let columns = [Asked::Own, Asked::All]
-        .map(|asked| [&judged[0].share, &rise].map(|table| outcome.values(table, asked).concat()));
+    page += "\n## By category\n\n| category | samples |";
+    let title = |shares: &&Shares| format!(" {}, own |", shares.method.title());
+    page.extend(judged.iter().map(title));
+    page += " rise, own | rise, all |\n|---|---:|";
+    page += &"---:|".repeat(judged.len() + 2);
+    page.push('\n');
+    let tables = judged.iter().map(|it| (&it.share, Asked::Own));
+    let tables = tables.chain([(&rise, Asked::Own), (&rise, Asked::All)]);
+    let columns: Vec<Vec<f64>> = tables.map(|(it, on)| outcome.values(it, on).concat()).collect();
     for (c, category) in outcome.names.iter().enumerate() {
         write!(page, "| {category} | {} |", outcome.sizes[c])?;
-        for [share, rise] in &columns {
-            write!(page, " {:.4} | {:.5} |", share[c], rise[c])?;
-        }
+        let (shares, rises) = columns.split_at(judged.len());
+        shares.iter().try_for_each(|it| write!(page, " {:.4} |", it[c]))?;
+        rises.iter().try_for_each(|it| write!(page, " {:.5} |", it[c]))?;
         page.push('\n');
     }
     if outcome.seeds > 1 {
