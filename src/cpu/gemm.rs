@@ -1,11 +1,13 @@
 //! Matrix products by kept libraries, behind the two calls the backend needs.
 //!
 //! `C (+)= alpha · A · B` for `f32` views with any strides, so that a transpose costs nothing.
-//! Either library walks the inner dimension in the same order for every element, so however the
+//! Each library walks the inner dimension in the same order for every element, so however the
 //! product is cut, the same inputs give the same bits.
 
 use faer::linalg::matmul::matmul;
+use faer::prelude::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
+use gemm::Parallelism;
 
 /// Row-major view of `rows × columns`, consecutive rows `stride` apart.
 pub(crate) fn view(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'_, f32> {
@@ -49,6 +51,9 @@ pub(crate) enum Write {
 /// Whose products. Each is the faster by a tenth or more where it is taken (`docs/performance.md`).
 #[derive(Clone, Copy, Debug)]
 enum Library {
+    /// With AVX-512.
+    Gemm,
+    /// For tiles and panels.
     Faer,
     /// Has no kernel for AVX-512.
     Matrixmultiply,
@@ -59,7 +64,7 @@ impl Library {
     fn for_large() -> Self {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx512f") {
-            return Self::Faer;
+            return Self::Gemm;
         }
         Self::Matrixmultiply
     }
@@ -72,41 +77,55 @@ impl Library {
 
     fn multiply(self, c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
         match (self, write) {
+            (Self::Gemm, _) => in_runs(c, write, alpha, a, b),
             (Self::Faer, Write::Replace) => matmul(c, Accum::Replace, a, b, alpha, Par::Seq),
             (Self::Faer, Write::Add) => matmul(c, Accum::Add, a, b, alpha, Par::Seq),
-            (Self::Matrixmultiply, Write::Replace) => sgemm(c, 0.0, alpha, a, b),
-            (Self::Matrixmultiply, Write::Add) => sgemm(c, 1.0, alpha, a, b),
+            (Self::Matrixmultiply, _) => self.by_pointers(c, write, alpha, a, b),
+        }
+    }
+
+    /// By a library that has no interface but pointers and strides.
+    #[allow(unsafe_code)]
+    fn by_pointers(self, c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+        let (m, n, k) = (c.nrows(), c.ncols(), a.ncols());
+        assert!(a.nrows() == m && b.nrows() == k && b.ncols() == n, "extents of a product agree");
+        let [a_rows, b_rows] = [a, b].map(|view| view.row_stride());
+        let [a_columns, b_columns] = [a, b].map(|view| view.col_stride());
+        let (c_rows, c_columns) = (c.row_stride(), c.col_stride());
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_ptr_mut());
+        // Of what was there; with 0 it is not read.
+        let beta = if write == Write::Add { 1.0 } else { 0.0 };
+        // SAFETY: a view's strides reach the elements within its extents and no others, the extents
+        // agree, and `c` is borrowed by nobody else.
+        unsafe {
+            if let Self::Gemm = self {
+                // Columns come before rows, and its `alpha` is our `beta`.
+                #[rustfmt::skip]
+                gemm::gemm(
+                    m, n, k, c, c_columns, c_rows, write == Write::Add, a, a_columns, a_rows,
+                    b, b_columns, b_rows, beta, alpha, false, false, false, Parallelism::None,
+                );
+            } else {
+                #[rustfmt::skip]
+                matrixmultiply::sgemm(
+                    m, k, n, alpha, a, a_rows, a_columns, b, b_rows, b_columns, beta, c, c_rows,
+                    c_columns,
+                );
+            }
         }
     }
 }
 
-/// `c = beta · c + alpha · a · b`; with a `beta` of 0 `c` is not read.
-#[allow(unsafe_code)]
-fn sgemm(c: MatMut<f32>, beta: f32, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    let (m, n, k) = (c.nrows(), c.ncols(), a.ncols());
-    assert!(a.nrows() == m && b.nrows() == k && b.ncols() == n, "extents of a product agree");
-    let (rows, columns) = (c.row_stride(), c.col_stride());
-    let [a_strides, b_strides] = [a, b].map(|view| (view.row_stride(), view.col_stride()));
-    let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_ptr_mut());
-    // SAFETY: the library has no interface but pointers and strides. A view's reach the elements
-    // within its extents and no others, the extents agree, and `c` is borrowed by nobody else.
-    unsafe {
-        matrixmultiply::sgemm(
-            m,
-            k,
-            n,
-            alpha,
-            a,
-            a_strides.0,
-            a_strides.1,
-            b,
-            b_strides.0,
-            b_strides.1,
-            beta,
-            c,
-            rows,
-            columns,
-        );
+/// By `gemm`, in runs of the inner dimension of a length that it takes in one go. Longer ones it cuts by the extents
+/// of `c`, so that how `c` is cut between threads would change the last bits.
+fn in_runs(mut c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+    const RUN: usize = 512;
+    let k = a.ncols();
+    for start in (0..k.max(1)).step_by(RUN) {
+        let run = RUN.min(k - start);
+        let write = if start == 0 { write } else { Write::Add };
+        let (a, b) = (a.subcols(start, run), b.subrows(start, run));
+        Library::Gemm.by_pointers(c.rb_mut(), write, alpha, a, b);
     }
 }
 
@@ -129,8 +148,10 @@ pub(crate) fn par_gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>,
 /// Halves the longer side of `c` until `pieces` are left or none is worth a task.
 fn split(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>, pieces: usize) {
     const SMALLEST: usize = 1 << 18;
+    // `gemm` adds up products of a few elements in another order.
+    const FEWEST: usize = 1 << 12;
     let (m, n) = (c.nrows(), c.ncols());
-    if pieces < 2 || m * n * a.ncols() < SMALLEST {
+    if pieces < 2 || m * n < FEWEST || m * n * a.ncols() < SMALLEST {
         return Library::for_large().multiply(c, write, alpha, a, b);
     }
     let half = pieces / 2;
@@ -166,7 +187,7 @@ mod tests {
             for n in [0, 1, 2, 9, 33] {
                 for k in [0, 1, 2, 5, 17] {
                     let (a, b) = (numbers(k * m, 3), numbers(k * n, 7));
-                    for library in [Library::Faer, Library::Matrixmultiply] {
+                    for library in [Library::Gemm, Library::Faer, Library::Matrixmultiply] {
                         let mut c = vec![f32::NAN; m * n];
                         let (a, b) = (view(&a, k, m, m).transpose(), view(&b, k, n, n));
                         let c_view = view_mut(&mut c, m, n, n);
@@ -199,20 +220,22 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_does_not_change_a_bit() {
-        let (m, n, k) = (130, 97, 1100);
         let noise = |len: usize, step: f32| -> Vec<f32> {
             (0..len).map(|at| (at as f32 * step).sin()).collect()
         };
-        let (a, b) = (noise(m * k, 0.7), noise(k * n, 0.3));
-        let product = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut c = vec![0.0; m * n];
-            let (a, b) = (view(&a, m, k, k), view(&b, k, n, n));
-            pool.install(|| par_gemm(view_mut(&mut c, m, n, n), Write::Replace, 1.0, a, b));
-            c
-        };
-        let one = product(1);
-        assert!(one == product(2), "two threads");
-        assert!(one == product(3), "three threads");
+        // The second is where `gemm` would take a small product's kernel for the pieces alone.
+        for (m, n, k) in [(130, 97, 1100), (4, 80, 1500)] {
+            let (a, b) = (noise(m * k, 0.7), noise(k * n, 0.3));
+            let product = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut c = vec![0.0; m * n];
+                let (a, b) = (view(&a, m, k, k), view(&b, n, k, k).transpose());
+                pool.install(|| par_gemm(view_mut(&mut c, m, n, n), Write::Replace, 1.0, a, b));
+                c
+            };
+            let one = product(1);
+            assert!(one == product(2), "two threads");
+            assert!(one == product(3), "three threads");
+        }
     }
 }

@@ -130,11 +130,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
     let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
     for (threads, text, timed) in tables {
-        let name = format!("peers-{}-{threads}", arguments.dtype.name());
+        let name = format!("peers-{}-{threads}{}", arguments.dtype.name(), instructions());
         keep(&record, &format!("{name}.md"), &text)?;
         picture::draw(&timed, &record.join(format!("{name}.svg")))?;
     }
     Ok(())
+}
+
+/// What tells records of machines with AVX-512 apart: all sides take other kernels there.
+fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return "-avx512";
+    }
+    ""
 }
 
 fn grow(setting: &Setting, rounds: u32) -> Result<()> {
