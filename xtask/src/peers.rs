@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Passes of each way to run a workload; one that takes above 5 s gets 3, above 20 s 1.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
+    /// Keep this run beside an earlier one, to see whether the ratios are the same.
+    #[arg(long)]
+    again: bool,
     /// Memory a peer may take, in GiB.
     #[arg(long, default_value_t = 12)]
     memory: u64,
@@ -130,7 +133,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
     let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
     for (threads, text, timed) in tables {
-        let name = format!("peers-{}-{threads}{}", arguments.dtype.name(), instructions());
+        let again = if arguments.again { "-again" } else { "" };
+        let name = format!("peers-{}-{threads}{}{again}", arguments.dtype.name(), instructions());
         keep(&record, &format!("{name}.md"), &text)?;
         picture::draw(&timed, &record.join(format!("{name}.svg")))?;
     }
