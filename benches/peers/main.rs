@@ -4,6 +4,7 @@
 //! `cargo xtask peers` starts this program once for each way to run a workload and asks it for
 //! passes in turn with the peers' programs (`xtask/peers/worker.py`, which speaks the same lines).
 
+mod bare;
 // The example's model and data, which does more with them.
 #[allow(dead_code)]
 #[path = "../../examples/glyph_diffusion/data.rs"]

@@ -71,7 +71,7 @@ pub struct Conv {
     #[serde(default = "one")]
     groups: usize,
     #[serde(default)]
-    bias: bool,
+    pub bias: bool,
 }
 
 fn one() -> usize {
@@ -83,7 +83,7 @@ fn ones() -> [usize; 2] {
 }
 
 impl Conv {
-    fn spec(&self) -> Conv2dSpec {
+    pub fn spec(&self) -> Conv2dSpec {
         let padding = match self.same {
             true => Padding::same(self.kernel, self.dilation),
             false => Padding::symmetric(self.padding[0], self.padding[1]),
@@ -244,7 +244,8 @@ impl CustomOp1 for Inner {
     }
 }
 
-fn inner<T: Copy>(a: &[T], b: &[T], wide: fn(T) -> f32) -> f32 {
+/// `⟨a, b⟩`.
+pub fn inner<T: Copy>(a: &[T], b: &[T], wide: fn(T) -> f32) -> f32 {
     let mut sums = [0.0_f32; 32];
     for (a, b) in a.chunks(32).zip(b.chunks(32)) {
         sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (&a, &b))| *sum += wide(a) * wide(b));

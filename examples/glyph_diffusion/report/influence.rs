@@ -19,7 +19,7 @@ const NEIGHBOURS: usize = 7;
 /// Damping of the whitening; see [`Whitening::new`].
 const DAMPING: f64 = 0.1;
 
-/// Category × block, pushed and moved.
+/// Category × block, pushed, moved, and moved alone.
 pub fn heat_maps(report: &Report) -> Result<String> {
     let groups = report.data.groups();
     let group_of: HashMap<u64, usize> = (report.data.samples.iter())
@@ -28,7 +28,9 @@ pub fn heat_maps(report: &Report) -> Result<String> {
             Some((sample.id, groups.iter().position(|known| known == group)?))
         })
         .collect();
-    let moved = report.influence.groups(groups.len(), |id| group_of.get(&id).copied())?;
+    let group_of = |id| group_of.get(&id).copied();
+    let moved = report.influence.groups(groups.len(), group_of)?;
+    let held_out = report.influence.held_out(groups.len(), group_of, DAMPING)?;
     let blocks = report.model.blocks();
     let rows: Vec<String> = groups.iter().map(|&group| group.to_owned()).collect();
     let owned: Vec<bool> = groups.iter().map(|&group| ink(report, group) == Ink::Red).collect();
@@ -39,9 +41,11 @@ pub fn heat_maps(report: &Report) -> Result<String> {
     };
     let body = format!(
         "<h3>moved: how far the group took each block, ‖Σ A‖</h3>{}\
-         <h3>pushed: how much its samples pulled, Σ ‖A‖, whether or not they agreed</h3>{}",
+         <h3>pushed: how much its samples pulled, Σ ‖A‖, whether or not they agreed</h3>{}\
+         <h3>alone: what it moved that nobody else did, the others' directions divided out</h3>{}",
         map(&|g, b| moved.moved(g, b)),
         map(&|g, b| moved.pushed(g, b)),
+        map(&|g, b| held_out.alone(g, b)),
     );
     let lead = "Each column is a block of the model, from input to output, and adds up to 100. \
                 The accumulated influence A counts each sample's gradient as it was routed, at \

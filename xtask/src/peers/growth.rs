@@ -13,7 +13,7 @@ use plotters::prelude::*;
 use serde_json::{Value, json};
 
 use super::Setting;
-use super::participants::{Participant, Side};
+use super::participants::Participant;
 use super::statistics::{Spread, ratios};
 use super::timing::{REST, counted};
 use super::worker::{Pass, begin};
@@ -100,7 +100,7 @@ pub struct Growth {
 /// Measures along every axis.
 pub fn measure(setting: &Setting, threads: usize, rounds: u32) -> Result<Vec<Growth>> {
     let methods: Vec<Participant> =
-        setting.participants.iter().copied().filter(|p| p.side == Side::Ours).collect();
+        setting.participants.iter().copied().filter(Participant::has_modules).collect();
     let bar = ProgressBar::new(AXES.iter().map(|axis| axis.values.len() as u64).sum());
     bar.set_style(ProgressStyle::with_template("{bar:32} {pos}/{len} sizes · {msg} · {eta} left")?);
     let along = |axis: &'static Axis| -> Result<Growth> {
@@ -283,7 +283,7 @@ mod tests {
     /// Times that grow with the square of the value, twice as long for the second method.
     fn squares(axis: &'static Axis) -> Growth {
         let mut methods = participants::chosen(&[]).unwrap();
-        methods.retain(|method| method.side == Side::Ours);
+        methods.retain(Participant::has_modules);
         let at =
             |&v: &usize| vec![vec![(v * v) as f64; 3], vec![(2 * v * v) as f64; 3], vec![1.0; 3]];
         Growth { axis, methods, times: axis.values.iter().map(at).collect() }

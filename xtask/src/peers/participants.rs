@@ -30,7 +30,10 @@ pub struct Participant {
     pub checked: bool,
 }
 
-const ALL: [Participant; 9] = [
+/// Method of our ops alone.
+const BARE: &str = "bare";
+
+const ALL: [Participant; 10] = [
     Participant {
         name: "gradroute, plain",
         method: "plain",
@@ -38,6 +41,15 @@ const ALL: [Participant; 9] = [
         package: None,
         plain: true,
         takes: "nothing",
+        checked: false,
+    },
+    Participant {
+        name: "gradroute, plain ops",
+        method: BARE,
+        side: Side::Ours,
+        package: None,
+        plain: false,
+        takes: "nothing, by the ops alone, without candle: single layers",
         checked: false,
     },
     Participant {
@@ -116,6 +128,11 @@ impl Participant {
         self.method != TRAK.method || !matches!(group, Group::Layer | Group::Model)
     }
 
+    /// Whether it is ours with modules, which run every workload.
+    pub fn has_modules(&self) -> bool {
+        self.side == Side::Ours && self.method != BARE
+    }
+
     /// The plain pass it is measured over: of its own side.
     pub fn base(&self, all: &[Participant]) -> usize {
         let own = |other: &Participant| other.plain && other.side == self.side;
@@ -149,9 +166,9 @@ mod tests {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             chosen(&words).unwrap().iter().map(|peer| peer.name).collect()
         };
-        assert_eq!(names(&[]).len(), 10);
+        assert_eq!(names(&[]).len(), 11);
         let some = names(&["bergson", "trak"]);
-        assert_eq!(some[3..], ["PyTorch, plain", "Bergson", "TRAK"]);
+        assert_eq!(some[4..], ["PyTorch, plain", "Bergson", "TRAK"]);
         assert!(chosen(&["nobody".to_owned()]).is_err());
     }
 
