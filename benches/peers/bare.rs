@@ -1,6 +1,8 @@
 //! A single layer's passes by the ops alone, as a framework that links the crate calls them: no
 //! modules, and no automatic differentiation, which in candle adds every gradient to zeros.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use gradroute::cpu::Cpu;
@@ -25,8 +27,8 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// From the tensors of the workload's modules.
-    pub fn new(workload: &Workload, tensors: &[(String, Tensor)]) -> Result<Self> {
+    /// With the tensors of the workload's modules.
+    pub fn new(workload: &Workload, tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let problem = match &workload.layers[..] {
             [Layer::Linear { inputs, outputs, bias: false }] => {
                 let (_, rows) = workload.input.split_last().context("a row")?;

@@ -22,10 +22,11 @@ mod task;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use bare::Bare;
 use task::{Method, Task, Workload};
 
 /// One line of input.
@@ -46,28 +47,59 @@ enum Request {
     Memory,
 }
 
-fn answer(line: &str, task: &mut Option<Task>) -> Result<Value> {
+/// What passes are asked of.
+enum Work {
+    Modules(Box<Task>),
+    Ops(Box<Bare>),
+}
+
+impl Work {
+    fn new(workload: &Workload, method: Method, dtype: task::Format) -> Result<Self> {
+        let task = Task::new(workload, method, dtype)?;
+        Ok(match method {
+            Method::Bare => Self::Ops(Box::new(Bare::new(workload, &task.tensors()?)?)),
+            _ => Self::Modules(Box::new(task)),
+        })
+    }
+
+    /// A pass, and its loss.
+    fn run(&mut self) -> Result<f32> {
+        match self {
+            Self::Modules(task) => Ok(task.pass()?.loss),
+            Self::Ops(layer) => layer.pass(),
+        }
+    }
+
+    fn modules(&self) -> Result<&Task> {
+        match self {
+            Self::Modules(task) => Ok(task),
+            Self::Ops(_) => bail!("the ops alone have no modules"),
+        }
+    }
+}
+
+fn answer(line: &str, work: &mut Option<Work>) -> Result<Value> {
     let request: Request = serde_json::from_str(line)?;
     if let Request::Setup { workload, method, dtype } = request {
-        *task = Some(Task::new(&workload, method, dtype)?);
+        *work = Some(Work::new(&workload, method, dtype)?);
         process::forget_peak();
         return Ok(json!({}));
     }
-    let task = task.as_mut().context("setup comes first")?;
+    let work = work.as_mut().context("setup comes first")?;
     match request {
         Request::Setup { .. } => unreachable!("answered above"),
         Request::Export { file } => {
-            task.export(&file)?;
+            candle_core::safetensors::save(&work.modules()?.tensors()?, file)?;
             Ok(json!({}))
         }
         Request::Run => {
             let start = process::now();
-            let loss = task.pass()?.loss;
+            let loss = work.run()?;
             let [wall, cpu] = process::since(start);
             Ok(json!({ "wall_ms": wall, "cpu_ms": cpu, "loss": loss }))
         }
-        Request::Norms => Ok(json!({ "sq_norm": task.pass()?.sq_norm })),
-        Request::Train { steps } => Ok(json!({ "losses": task.train(steps)? })),
+        Request::Norms => Ok(json!({ "sq_norm": work.modules()?.pass()?.sq_norm })),
+        Request::Train { steps } => Ok(json!({ "losses": work.modules()?.train(steps)? })),
         Request::Memory => {
             let [before, peak] = process::memory()?;
             Ok(json!({ "before_bytes": before, "peak_bytes": peak }))
@@ -80,10 +112,10 @@ fn main() -> Result<()> {
         println!("peers: started by `cargo xtask peers`");
         return Ok(());
     }
-    let mut task = None;
+    let mut work = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let value = answer(&line, &mut task)
+        let value = answer(&line, &mut work)
             .unwrap_or_else(|mistake| json!({ "error": format!("{mistake:#}") }));
         println!("{value}");
         std::io::stdout().flush()?;

@@ -1,9 +1,8 @@
 //! A workload, as `xtask/peers/workloads.toml` describes it, and how it is run.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Parameters, Recorder, Scope};
@@ -12,7 +11,6 @@ use gradroute::provenance::StepRecord;
 use gradroute::routing::{Categories, CompiledPolicy, Policy};
 use serde::Deserialize;
 
-use crate::bare::Bare;
 use crate::glyph::Glyph;
 use crate::sequence::{Layer, Sequence};
 
@@ -82,7 +80,6 @@ impl Method {
 enum Model {
     Sequence(Box<Sequence>),
     Glyph(Box<Glyph>),
-    Bare(Box<Bare>),
 }
 
 /// What a pass left.
@@ -101,14 +98,6 @@ pub struct Task {
     samples: usize,
     away: f64,
 }
-
-/// Parameters by name.
-fn named(parameters: &Parameters) -> impl Iterator<Item = (String, Tensor)> {
-    parameters.all().into_iter().map(|(name, var)| (name, var.as_tensor().clone()))
-}
-
-/// Why the ops alone neither train nor export.
-const NO_MODULES: &str = "the ops alone have no modules";
 
 /// Two categories, the second of which trains nothing.
 fn govern(recorder: &Recorder) -> Result<CompiledPolicy> {
@@ -142,14 +131,6 @@ impl Task {
             [Layer::GlyphUnet] => Model::Glyph(Box::new(Glyph::new(&scope, workload.samples)?)),
             _ => Model::Sequence(Box::new(Sequence::new(&scope, workload, dtype)?)),
         };
-        let model = match (model, method) {
-            (Model::Sequence(modules), Method::Bare) => {
-                let mut tensors = modules.tensors();
-                tensors.extend(named(&parameters));
-                Model::Bare(Box::new(Bare::new(workload, &tensors)?))
-            }
-            (model, _) => model,
-        };
         let policy = match workload.away {
             0.0 => None,
             _ => Some(govern(&recorder)?),
@@ -159,21 +140,19 @@ impl Task {
     }
 
     /// Parameters and inputs, by name.
-    pub fn export(&self, file: &Path) -> Result<()> {
-        let mut tensors: HashMap<String, Tensor> = named(&self.parameters).collect();
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        let all = self.parameters.all().into_iter();
+        let mut tensors: HashMap<String, Tensor> =
+            all.map(|(name, var)| (name, var.as_tensor().clone())).collect();
         tensors.extend(match &self.model {
             Model::Sequence(sequence) => sequence.tensors(),
             Model::Glyph(glyph) => glyph.tensors()?,
-            Model::Bare(_) => bail!("{NO_MODULES}"),
         });
-        Ok(candle_core::safetensors::save(&tensors, file)?)
+        Ok(tensors)
     }
 
     /// Forward and backward of the first batch.
-    pub fn pass(&mut self) -> Result<Passed> {
-        if let Model::Bare(layer) = &mut self.model {
-            return Ok(Passed { loss: layer.pass()?, sq_norm: vec![f32::NAN; self.samples] });
-        }
+    pub fn pass(&self) -> Result<Passed> {
         let (loss, _, record) = self.step(0)?;
         let blocks = record.blocks.max(1);
         let sq_norm = record.sq_norm.chunks(blocks).map(|blocks| blocks.iter().sum()).collect();
@@ -201,13 +180,12 @@ impl Task {
         // A sum over the samples needs no scaling back; the U-Net's loss is a mean.
         let sample_scale = match &self.model {
             Model::Sequence(_) => 1.0,
-            Model::Glyph(_) | Model::Bare(_) => batch.sample_scale,
+            Model::Glyph(_) => batch.sample_scale,
         };
         self.recorder.begin_step(Batch { sample_scale, ..batch })?;
         let loss = match &self.model {
             Model::Sequence(sequence) => sequence.loss()?,
             Model::Glyph(glyph) => glyph.loss(at)?,
-            Model::Bare(_) => bail!("{NO_MODULES}"),
         };
         let gradients = loss.backward()?;
         let record = self.recorder.finish_step()?;

@@ -4,12 +4,12 @@
 //! would have done in its place, its own samples must not count among them: the more a group agrees with itself,
 //! the more it would divide out of itself. Here every group's sum is whitened by the record of the rest.
 
+use faer::Col;
 use faer::linalg::solvers::Solve;
-use faer::{Col, Mat, Par};
 use rayon::prelude::*;
 
 use super::influence::check_query;
-use super::whitening::{SLICE, add_rows, damped, gram, indefinite, lambda, rows_of};
+use super::whitening::{damped, gram, indefinite, lambda};
 use super::{Accumulator, GroupInfluence};
 use crate::Result;
 
@@ -44,9 +44,9 @@ use crate::Result;
 ///     4 => Some(1),
 ///     _ => None,
 /// };
-/// let groups = influence.held_out(2, group_of, 0.1)?;
-/// assert_eq!((groups.moved(0, 0), groups.moved(1, 0)), (4.0, 2.0));
-/// assert!(groups.alone(1, 0) > groups.alone(0, 0));
+/// let held_out = influence.held_out(2, group_of, 0.1)?;
+/// assert_eq!([0, 1].map(|group| held_out.groups().moved(group, 0)), [4.0, 2.0]);
+/// assert!(held_out.alone(1, 0) > held_out.alone(0, 0));
 /// # Ok::<(), gradroute::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -94,13 +94,13 @@ impl Accumulator {
         damping: f64,
     ) -> Result<Vec<f64>> {
         let len = self.sketch_len();
-        let all = gram(self, block);
+        let all = gram(self, block, 0..self.len());
         let Some(lambda) = lambda(&all, damping)? else {
             return Ok(vec![0.0; members.len() * len]);
         };
         let mut whitened = Vec::with_capacity(members.len() * len);
         for (group, members) in members.iter().enumerate() {
-            let rest = &all - self.gram_of(block, members);
+            let rest = &all - gram(self, block, members.iter().copied());
             let factor = damped(rest, lambda).ok_or_else(|| indefinite(damping))?;
             let sum = sums.sum(group, block);
             let mut solved = Col::from_fn(len, |i| sum[i]);
@@ -109,32 +109,21 @@ impl Accumulator {
         }
         Ok(whitened)
     }
-
-    /// The lower triangle of `ΦᵀΦ [K, K]` of one block and some samples, by their places.
-    fn gram_of(&self, block: usize, places: &[usize]) -> Mat<f64> {
-        let len = self.sketch_len();
-        let (mut gram, mut rows) = (Mat::zeros(len, len), Vec::new());
-        for places in places.chunks(SLICE) {
-            rows_of(self, block, places.iter().copied(), &mut rows);
-            add_rows(&mut gram, &rows, Par::Seq);
-        }
-        gram
-    }
 }
 
 impl HeldOut {
-    /// `‖ΣA‖`, as [`GroupInfluence::moved`].
-    ///
-    /// # Panics
-    /// When there is no such group or block; so do the other calls.
-    pub fn moved(&self, group: usize, block: usize) -> f64 {
-        self.groups.moved(group, block)
+    /// The groups' sums as they stand.
+    pub fn groups(&self) -> &GroupInfluence {
+        &self.groups
     }
 
     /// `⟨ΣA, (RᵀR + λI)⁻¹ ΣA⟩`, at least 0: how far the group moved the block beyond what the others' movements
     /// explain, in units of these.
+    ///
+    /// # Panics
+    /// When there is no such group or block; so do the other calls.
     pub fn alone(&self, group: usize, block: usize) -> f64 {
-        let (sum, whitened) = (self.sum(group, block), self.whitened(group, block));
+        let (sum, whitened) = (self.groups.sum(group, block), self.whitened(group, block));
         sum.iter().zip(whitened).map(|(a, b)| a * b).sum()
     }
 
@@ -150,14 +139,9 @@ impl HeldOut {
         Ok(query.iter().zip(whitened).map(|(&a, b)| f64::from(a) * b).sum())
     }
 
-    /// `ΣA`, `[K]`.
-    pub fn sum(&self, group: usize, block: usize) -> &[f64] {
-        self.groups.sum(group, block)
-    }
-
     /// `(RᵀR + λI)⁻¹ ΣA`, `[K]`.
     pub fn whitened(&self, group: usize, block: usize) -> &[f64] {
-        let len = self.sum(group, block).len();
+        let len = self.groups.sum(group, block).len();
         &self.whitened[(group * self.groups.blocks() + block) * len..][..len]
     }
 }

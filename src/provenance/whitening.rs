@@ -61,7 +61,7 @@ impl Whitening {
     pub fn new(accumulator: &Accumulator, damping: f64) -> Result<Self> {
         let factors = (0..accumulator.blocks())
             .into_par_iter()
-            .map(|block| factor(gram(accumulator, block), damping))
+            .map(|block| factor(gram(accumulator, block, 0..accumulator.len()), damping))
             .collect::<Result<_>>()?;
         Ok(Self { sketch_len: accumulator.sketch_len(), factors })
     }
@@ -126,16 +126,22 @@ pub(super) fn add_rows(gram: &mut Mat<f64>, rows: &[f64], par: Par) {
     matmul(gram, lower, Accum::Add, rows.transpose(), all, rows, all, 1.0, par);
 }
 
-/// The lower triangle of `ΦᵀΦ [K, K]` of one block.
-pub(super) fn gram(accumulator: &Accumulator, block: usize) -> Mat<f64> {
+/// The lower triangle of `ΦᵀΦ [K, K]` of one block and some samples, by their places.
+pub(super) fn gram(
+    accumulator: &Accumulator,
+    block: usize,
+    mut places: impl Iterator<Item = usize>,
+) -> Mat<f64> {
     let len = accumulator.sketch_len();
     let mut gram = Mat::zeros(len, len);
-    let mut rows = Vec::with_capacity(SLICE * len);
-    for start in (0..accumulator.len()).step_by(SLICE) {
-        read_slice(accumulator, block, start, &mut rows);
+    let mut rows = Vec::new();
+    loop {
+        rows_of(accumulator, block, places.by_ref().take(SLICE), &mut rows);
+        if rows.is_empty() {
+            return gram;
+        }
         add_rows(&mut gram, &rows, Par::Seq);
     }
-    gram
 }
 
 /// One block's sketches of a slice of the samples, `[up to SLICE, K]`.
@@ -144,7 +150,7 @@ fn read_slice(accumulator: &Accumulator, block: usize, start: usize, rows: &mut 
 }
 
 /// One block's sketches of some samples, by their places, `[places, K]`.
-pub(super) fn rows_of(
+fn rows_of(
     accumulator: &Accumulator,
     block: usize,
     places: impl Iterator<Item = usize>,

@@ -29,8 +29,8 @@ pub fn heat_maps(report: &Report) -> Result<String> {
         })
         .collect();
     let group_of = |id| group_of.get(&id).copied();
-    let moved = report.influence.groups(groups.len(), group_of)?;
     let held_out = report.influence.held_out(groups.len(), group_of, DAMPING)?;
+    let moved = held_out.groups();
     let blocks = report.model.blocks();
     let rows: Vec<String> = groups.iter().map(|&group| group.to_owned()).collect();
     let owned: Vec<bool> = groups.iter().map(|&group| ink(report, group) == Ink::Red).collect();

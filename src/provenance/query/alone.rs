@@ -46,18 +46,15 @@ impl Archive {
     pub fn alone(&self, level: Option<usize>, damping: f64) -> Result<Alone> {
         let grouping = self.grouping(level);
         let group_of = |id| grouping.of.get(&id).copied();
-        let mut samples = vec![0; grouping.names.len()];
-        self.influence()
-            .ids()
-            .iter()
-            .filter_map(|&id| group_of(id))
-            .for_each(|at| samples[at] += 1);
         let held_out = self.influence().held_out(grouping.names.len(), group_of, damping)?;
-        let seen = grouping.names.iter().zip(samples).enumerate().filter(|(_, (_, it))| *it > 0);
-        let mut categories: Vec<CategoryAlone> = seen
-            .map(|(at, (name, samples))| {
+        let seen = |at: &usize| held_out.groups().samples(*at) > 0;
+        let mut categories: Vec<CategoryAlone> = (0..grouping.names.len())
+            .filter(seen)
+            .map(|at| {
                 let (alone, shares) = self.moved_alone(&held_out, at);
-                CategoryAlone { category: name.clone(), samples, alone, shares }
+                let (category, samples) =
+                    (grouping.names[at].clone(), held_out.groups().samples(at));
+                CategoryAlone { category, samples, alone, shares }
             })
             .collect();
         categories.sort_by(|a, b| b.alone.value.total_cmp(&a.alone.value));
@@ -68,10 +65,10 @@ impl Archive {
     /// A category's amount, and the blocks' parts of it.
     fn moved_alone(&self, held_out: &HeldOut, group: usize) -> (Estimate, Vec<f64>) {
         let (blocks, len) = (self.influence().blocks(), self.influence().sketch_len());
-        let all = |of: &dyn Fn(usize) -> Vec<f32>| (0..blocks).flat_map(of).collect::<Vec<_>>();
-        let single = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
-        let sums = all(&|b| single(held_out.sum(group, b)));
-        let whitened = all(&|b| single(held_out.whitened(group, b)));
+        let sums = (0..blocks).flat_map(|b| held_out.groups().sum(group, b));
+        let sums: Vec<f32> = sums.map(|&value| value as f32).collect();
+        let whitened = (0..blocks).flat_map(|b| held_out.whitened(group, b));
+        let whitened: Vec<f32> = whitened.map(|&value| value as f32).collect();
         let parts: Vec<f64> = (0..blocks).map(|b| held_out.alone(group, b)).collect();
         let squares = parts.iter().map(|&part| [part; 2]);
         let amount = Estimate::whitened(self.kind(), &sums, &whitened, len, squares);
