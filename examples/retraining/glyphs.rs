@@ -1,5 +1,5 @@
 //! A diffusion U-Net on glyphs, smaller than the other example's, so that it can be retrained
-//! many times: two typefaces of each group, a third of their characters.
+//! many times: some typefaces of each group, a third of their characters.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -16,9 +16,9 @@ use crate::task::{Categories, Evidence, Part, Task, by_query};
 
 const UNROUTED: &str = include_str!("../glyph_diffusion/policies/unrouted.toml");
 const SIZE: Size = Size { widths: [8, 16, 16], own: [0, 0, 0], embed: 32 };
-const FACES_PER_GROUP: usize = 2;
 
-const STEPS: u64 = 400;
+/// Steps for each typeface of a group: more data, as often seen.
+const STEPS_PER_FACE: u64 = 200;
 const BATCH: usize = 24;
 const LEARNING_RATE: f64 = 6e-3;
 const WARMUP: f64 = 30.0;
@@ -48,6 +48,7 @@ const SKETCH_SEED: u32 = 7;
 /// The data. Every character is trained in some of the typefaces and asked about in others.
 pub struct Glyphs {
     data: Dataset,
+    steps: u64,
     faces: Vec<usize>,
     /// Their ids are their places.
     train: Vec<Sample>,
@@ -55,12 +56,13 @@ pub struct Glyphs {
 }
 
 impl Glyphs {
-    pub fn load() -> Result<Self> {
+    /// Of so many typefaces of each group.
+    pub fn load(faces_per_group: usize) -> Result<Self> {
         let data = Dataset::load(Plant::None)?;
         let mut faces = Vec::new();
         for group in data.groups() {
             let of_group = (0..data.typefaces.len()).filter(|&f| data.typefaces[f].group == group);
-            faces.extend(of_group.take(FACES_PER_GROUP));
+            faces.extend(of_group.take(faces_per_group));
         }
         let third = |s: &Sample| {
             let face = faces.iter().position(|&face| face == s.typeface)?;
@@ -70,7 +72,8 @@ impl Glyphs {
             let chosen = data.samples.iter().filter(|s| third(s) == Some(which));
             chosen.enumerate().map(|(k, s)| Sample { id: k as u64, ..*s }).collect()
         };
-        Ok(Self { train: take(0), queries: take(1), faces, data })
+        let steps = STEPS_PER_FACE * faces_per_group as u64;
+        Ok(Self { train: take(0), queries: take(1), faces, steps, data })
     }
 
     /// Trains on the samples present: the run it would have been without the others, with the
@@ -86,9 +89,9 @@ impl Glyphs {
         let mut optimizer = AdamW::new(&model.parameters, &model.recorder, OPTIMIZER)?;
         let mut average = Ema::new(&model.parameters)?;
         let mut order = Order::new(self.train.clone(), seed);
-        for step in 0..STEPS {
+        for step in 0..self.steps {
             let Some(batch) = Drawn::new(&mut order, present, seed, step) else { continue };
-            let rate = learning_rate(step);
+            let rate = learning_rate(step, self.steps);
             let categories = batch.samples.iter().map(|s| s.typeface as u32).collect();
             model.recorder.begin_step(Batch {
                 noise_levels: Some(batch.levels.clone()),
@@ -226,7 +229,7 @@ impl Task for Glyphs {
     fn setup(&self) -> serde_json::Value {
         json!({
             "model": format!("diffusion U-Net of {:?} channels at 16², 8² and 4²", SIZE.widths),
-            "training": format!("{STEPS} steps of AdamW, batches of {BATCH}, step size {LEARNING_RATE} falling to {FINAL_RATE} of it; weights averaged (decay {DECAY})"),
+            "training": format!("{} steps of AdamW, batches of {BATCH}, step size {LEARNING_RATE} falling to {FINAL_RATE} of it; weights averaged (decay {DECAY})", self.steps),
             "samples": self.train.len(),
             "queries": self.queries.len(),
             "draws": DRAWS,
@@ -249,14 +252,14 @@ impl Glyphs {
         println!("recording by {storage} …");
         let recorder = Recorder::new(kind, SKETCH_SEED)?;
         let (mut phases, mut checkpoints) = (Vec::<Accumulator>::new(), Vec::new());
-        let length = STEPS / CHECKPOINTS;
+        let length = self.steps / CHECKPOINTS;
         let all = vec![true; self.train.len()];
         let model = self.train(&all, RECORDED_SEED, recorder, |step, model, made| {
             if step.is_multiple_of(length) {
                 phases.push(Accumulator::new(made.blocks, model.recorder.sketch_len())?);
             }
             let done = step + 1;
-            if done < STEPS && done.is_multiple_of(length) {
+            if done < self.steps && done.is_multiple_of(length) {
                 checkpoints.push(model.gradients(self, &self.queries)?);
             }
             Ok(phases.last_mut().expect("the first step begins one").add(made)?)
@@ -291,8 +294,8 @@ impl Glyphs {
 }
 
 /// Warm-up, then half a cosine down.
-fn learning_rate(step: u64) -> f64 {
-    let done = step as f64 / STEPS as f64;
+fn learning_rate(step: u64, steps: u64) -> f64 {
+    let done = step as f64 / steps as f64;
     let fall = FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
     LEARNING_RATE * fall * ((step as f64 + 1.0) / WARMUP).min(1.0)
 }

@@ -138,9 +138,10 @@ impl LoraOp {
         let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
         self.calls[0].handle.recorder.compute(|backend| {
             backend.linear_forward(&self.problem.a(), x, a, None, &mut hidden)?;
+            // The smaller of the two that could be scaled.
+            hidden.iter_mut().for_each(|h| *h = T::from_f32(scale * h.to_f32()));
             backend.linear_forward(&self.problem.b(), &hidden, b, None, &mut y)
         })?;
-        y.iter_mut().for_each(|y| *y = T::from_f32(scale * y.to_f32()));
         Ok(y)
     }
 

@@ -28,9 +28,9 @@ pub(super) const COLUMNS: usize = 384;
 pub(crate) struct ConvBuffers {
     pub(super) image: Vec<f32>,
     dy: Vec<f32>,
-    dy_last: Vec<f32>,
     pub(super) weight: Vec<f32>,
-    total: Vec<f32>,
+    /// `dY` channels last for `dx`, then sums on their way to `dw`.
+    turned: Vec<f32>,
     bias_sums: Vec<f32>,
     bias: Vec<f32>,
     signs: [Vec<f32>; 2],
@@ -42,15 +42,7 @@ pub(crate) struct ConvBuffers {
 impl ConvBuffers {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        let own = [
-            &self.image,
-            &self.dy,
-            &self.dy_last,
-            &self.weight,
-            &self.total,
-            &self.bias_sums,
-            &self.bias,
-        ];
+        let own = [&self.image, &self.dy, &self.weight, &self.turned, &self.bias_sums, &self.bias];
         let own = bytes(own.into_iter().chain(&self.signs).chain(&self.projected));
         own + self.partials.bytes() + self.dw.bytes()
     }
@@ -74,10 +66,11 @@ pub(crate) fn run<T: Element>(
     threads.prepare();
     let dy = widened(inputs.dy, &mut buffers.dy);
     if let (Some(dx), Some(weight)) = (dx, inputs.weight) {
-        let scratch = (&mut buffers.weight, &mut buffers.dy_last);
+        let scratch = (&mut buffers.weight, &mut buffers.turned);
         conv_dx::run(problem, options, dy, weight, dx, scratch, threads);
     }
-    let ConvBuffers { image, total, bias_sums, signs, projected, partials, dw, .. } = buffers;
+    let ConvBuffers { image, turned: total, bias_sums, signs, projected, partials, dw, .. } =
+        buffers;
     let mut done = out.dw.is_none();
     if out.sq_norm.is_some() || out.sketch.is_some() {
         let image = image.grown(inputs.x.len());

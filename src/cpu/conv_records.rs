@@ -16,9 +16,9 @@ use crate::ops::{LayerOutputs, Options, ParamGrad};
 use crate::problem::{Conv2d, Element};
 use crate::projection::SketchKind;
 
-/// Numbers of `dw` that are summed channels last before they are turned, so that they stay in
-/// the last-level cache meanwhile.
-const BAND: usize = 1 << 21;
+/// Numbers of `dw` that are summed channels last before they are turned, where a tile's outputs
+/// have no more: few, for they are memory that a plain pass has no need of.
+const BAND: usize = 1 << 19;
 /// Outputs of a formed tile at most.
 const OUTPUTS: usize = 128;
 

@@ -11,13 +11,11 @@ use crate::problem::{Element, Lora};
 /// Buffers between the factors, `[R, rank]` each but the last.
 #[derive(Debug, Default)]
 pub(crate) struct Between {
-    /// `X Aᵀ`.
+    /// `scale · X Aᵀ`.
     hidden: Vec<f32>,
-    /// The gradient that reaches it.
+    /// The gradient that reaches `X Aᵀ`.
     d_hidden: Vec<f32>,
-    /// `scale · dY`, `[R, O]`.
-    dy: Vec<f32>,
-    /// `B`, widened.
+    /// `scale · B`.
     b: Vec<f32>,
     /// `Aᵀ`.
     turned: Vec<f32>,
@@ -25,7 +23,7 @@ pub(crate) struct Between {
 
 impl Between {
     pub(crate) fn bytes(&self) -> usize {
-        bytes([&self.hidden, &self.d_hidden, &self.dy, &self.b, &self.turned])
+        bytes([&self.hidden, &self.d_hidden, &self.b, &self.turned])
     }
 }
 
@@ -41,20 +39,16 @@ pub(crate) fn run<T: Element>(
     let (total, rank, features) = (problem.rows().total(), problem.rank(), problem.in_features());
     let x = widened(inputs.x, &mut wide.x);
     let a = widened(inputs.a, &mut wide.weight);
-    let b = widened(inputs.b, &mut between.b);
-    let dy = match problem.scale() {
-        1.0 => widened(inputs.dy, &mut wide.dy),
-        scale => {
-            let dy = between.dy.grown(inputs.dy.len());
-            dy.iter_mut().zip(inputs.dy).for_each(|(to, from)| *to = scale * from.to_f32());
-            dy
-        }
-    };
+    let dy = widened(inputs.dy, &mut wide.dy);
+    // The scale goes to what is small, for `dY` is not.
+    let scale = problem.scale();
+    let b = between.b.grown(inputs.b.len());
+    b.iter_mut().zip(inputs.b).for_each(|(to, from)| *to = scale * from.to_f32());
     let hidden = between.hidden.grown(total * rank);
     let turned = between.turned.grown(a.len());
     view_mut(turned, features, rank, rank).copy_from(view(a, rank, features, features).transpose());
     let (x_view, a_view) = (view(x, total, features, features), view(turned, features, rank, rank));
-    par_product(view_mut(hidden, total, rank, rank), 1.0, x_view, a_view);
+    par_product(view_mut(hidden, total, rank, rank), scale, x_view, a_view);
     let d_hidden = between.d_hidden.grown(total * rank);
     let of_b = LinearInputs { x: hidden, dy, weight: Some(b) };
     backward(&problem.b(), options[1], of_b, Some(d_hidden), out.b, buffers);

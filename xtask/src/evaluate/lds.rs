@@ -94,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let rows = outcome.rows();
     let claims = match arguments.task {
         Task::Digits => digits(&rows)?,
-        Task::Glyphs => glyphs(&rows)?,
+        Task::Glyphs | Task::Typefaces => glyphs(&rows)?,
     };
     let name = format!("lds-{}", arguments.task.name());
     let picture = retraining::record(&name, &page(&outcome, &rows, &claims, &name))?;

@@ -38,8 +38,10 @@ pub struct Arguments {
 pub enum Task {
     /// A perceptron on 8×8 digits.
     Digits,
-    /// A small diffusion U-Net on glyphs.
+    /// A small diffusion U-Net on glyphs of 14 typefaces.
     Glyphs,
+    /// The same on glyphs of 28 typefaces: twice as many categories, trained twice as long.
+    Typefaces,
 }
 
 impl Task {
@@ -47,6 +49,7 @@ impl Task {
         match self {
             Self::Digits => "digits",
             Self::Glyphs => "glyphs",
+            Self::Typefaces => "typefaces",
         }
     }
 }

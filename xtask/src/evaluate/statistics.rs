@@ -6,12 +6,11 @@ use std::ops::Range;
 pub fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
+    let (mut ranks, mut smaller) = (vec![0.0; values.len()], 0);
     for tied in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        // Their places start where those of the smaller values end.
-        let first = values.iter().filter(|&&value| value < values[tied[0]]).count();
-        let rank = first as f64 + (tied.len() + 1) as f64 / 2.0;
+        let rank = smaller as f64 + (tied.len() + 1) as f64 / 2.0;
         tied.iter().for_each(|&at| ranks[at] = rank);
+        smaller += tied.len();
     }
     ranks
 }
