@@ -10,11 +10,11 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
-use super::recorder::{Layer, refused};
+use super::recorder::{Layer, State, refused};
 use super::tensors::{Number, by_dtype, cpu_slice};
 use super::{Parameters, Recorder};
 use crate::Error;
-use crate::routing::{LayerKind, RegionMap};
+use crate::routing::{LayerKind, LayerRouting, RegionMap};
 
 /// The usual constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,6 +76,8 @@ struct Moments {
     var: Var,
     /// Routed layer that has it.
     layer: Option<usize>,
+    /// The layer's regions, if it has more than one.
+    regions: Option<RegionMap>,
     /// Elements by region, ascending.
     runs: Vec<(Range<usize>, usize)>,
     first: Vec<f32>,
@@ -108,18 +110,19 @@ impl AdamW {
         state.governance();
         let moments = parameters.all().into_iter().map(|(name, var)| {
             let length = var.elem_count();
-            let (mut layer, mut runs, mut regions) = (None, vec![(0..length, 0)], 1);
+            let (mut layer, mut runs, mut regions) = (None, vec![(0..length, 0)], None);
             let owns = |l: &Layer| l.weight == var.id() || l.bias == Some(var.id());
             if let Some(index) = state.layers.iter().position(owns) {
                 layer = Some(index);
-                if let Some(routing) = state.governance.as_ref().and_then(|g| g.routing(index)) {
-                    runs = region_runs(&state.layers[index], &var, routing.regions());
-                    regions = routing.regions().len();
+                regions = regions_of(&state, index).cloned();
+                if let Some(map) = &regions {
+                    runs = region_runs(&state.layers[index], &var, map);
                 }
             }
             let zeros = vec![0.0; length];
-            let (first, second, steps) = (zeros.clone(), zeros, vec![0; regions]);
-            Moments { name, var, layer, runs, first, second, steps }
+            let steps = vec![0; regions.as_ref().map_or(1, RegionMap::len)];
+            let (first, second) = (zeros.clone(), zeros);
+            Moments { name, var, layer, regions, runs, first, second, steps }
         });
         let moments = moments.collect();
         drop(state);
@@ -138,16 +141,9 @@ impl AdamW {
             let expected = "a finite number";
             return Err(Error::argument("learning_rate", expected, learning_rate).into());
         }
+        self.check_policy()?;
         let touched = self.recorder.take_touched()?;
         let everywhere = [true];
-        for moments in &self.moments {
-            let Some(layer) = moments.layer else { continue };
-            let regions = touched[layer].as_ref().map_or(moments.steps.len(), Vec::len);
-            if regions != moments.steps.len() {
-                let reason = "the policy changed since it was made; make a new one";
-                return Err(refused("the optimizer's step", reason).into());
-            }
-        }
         let config = self.config;
         self.moments.par_iter_mut().try_for_each(|moments| {
             let Some(gradient) = gradients.get(&moments.var) else { return Ok(()) };
@@ -158,6 +154,20 @@ impl AdamW {
             let Some(touched) = touched else { return Ok(()) };
             moments.step(gradient, touched, learning_rate, config)
         })
+    }
+
+    /// Whether each parameter's regions are those it was made for.
+    fn check_policy(&self) -> crate::Result<()> {
+        let state = self.recorder.lock();
+        let same = |moments: &Moments| {
+            let now = moments.layer.and_then(|layer| regions_of(&state, layer));
+            now == moments.regions.as_ref()
+        };
+        if self.moments.iter().all(same) {
+            return Ok(());
+        }
+        let reason = "the policy's regions changed since it was made; make a new one";
+        Err(refused("the optimizer's step", reason))
     }
 
     /// Writes the state as safetensors: `NAME.first`, `NAME.second`, `NAME.steps`.
@@ -320,6 +330,12 @@ fn slice_mut<T: Number>(storage: &mut CpuStorage) -> Result<&mut [T]> {
         other => return Err(super::tensors::unsupported(other.dtype()).into()),
     };
     Ok(bytemuck::cast_slice_mut(bytes))
+}
+
+/// A layer's regions under the policy in force, if there are more than one.
+fn regions_of(state: &State, layer: usize) -> Option<&RegionMap> {
+    let routing = state.governance.as_ref().and_then(|governance| governance.routing(layer));
+    routing.map(LayerRouting::regions).filter(|map| map.len() > 1)
 }
 
 /// The elements of a layer's weight or bias by region, in the tensor's own order.

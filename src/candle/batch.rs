@@ -12,7 +12,7 @@ pub struct Batch {
     pub samples: Vec<u64>,
     /// Category id of each sample, `[N]`, as the policy was compiled with.
     pub categories: Vec<u32>,
-    /// Gate of each sample, `[N]`; none means 1.
+    /// Gate of each sample, `[N]`, with a policy or without; none means 1.
     pub gates: Option<Vec<f32>>,
     /// Noise level of each sample, `[N]`; none where the task has none.
     pub noise_levels: Option<Vec<f32>>,
@@ -41,7 +41,7 @@ impl Batch {
         Self { samples, categories, sample_scale, step_size: 1.0, ..Self::default() }
     }
 
-    /// Checks lengths, finiteness and category ids (below `known`, where there is a policy).
+    /// Checks lengths, ranges and category ids (below `known`, where there is a policy).
     pub(super) fn check(&self, known: Option<usize>) -> Result<()> {
         let samples = self.samples.len();
         expect_len("batch.categories", samples, self.categories.len())?;
@@ -71,6 +71,11 @@ impl Batch {
             if !value.is_finite() {
                 return Err(Error::argument(format!("batch.{name}"), "a finite number", value));
             }
+        }
+        // With 0 every norm and sketch would be 0 without a word.
+        if samples > 0 && self.sample_scale <= 0.0 {
+            let expected = "above 0: N for a mean loss, 1 for a summed one";
+            return Err(Error::argument("batch.sample_scale", expected, self.sample_scale));
         }
         Ok(())
     }

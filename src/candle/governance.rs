@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::batch::Batch;
 use crate::problem::Element;
-use crate::routing::{CompiledPolicy, LayerRouting, LayerSpec};
+use crate::routing::{CompiledPolicy, LayerRouting, LayerSpec, RegionMap};
 
 /// Blocks, and each layer's routing.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(super) enum Governance {
     Open {
         /// Paths of the layers.
         blocks: Vec<String>,
+        /// What carries a batch's gates to each layer: one category, which trains everything.
+        gated: Vec<LayerRouting>,
     },
     /// As the policy says.
     Policy(Box<CompiledPolicy>),
@@ -19,12 +22,16 @@ pub(super) enum Governance {
 
 impl Governance {
     pub fn open(specs: &[LayerSpec]) -> Self {
-        Self::Open { blocks: specs.iter().map(|spec| spec.path.clone()).collect() }
+        let whole = |spec: &LayerSpec| RegionMap::whole(spec.outputs, spec.features);
+        Self::Open {
+            blocks: specs.iter().map(|spec| spec.path.clone()).collect(),
+            gated: specs.iter().map(|spec| LayerRouting::open(whole(spec), 1)).collect(),
+        }
     }
 
     pub fn blocks(&self) -> Vec<String> {
         match self {
-            Self::Open { blocks } => blocks.clone(),
+            Self::Open { blocks, .. } => blocks.clone(),
             Self::Policy(policy) => {
                 policy.blocks().iter().map(|block| block.name.clone()).collect()
             }
@@ -34,7 +41,7 @@ impl Governance {
     /// Number of blocks.
     pub fn len(&self) -> usize {
         match self {
-            Self::Open { blocks } => blocks.len(),
+            Self::Open { blocks, .. } => blocks.len(),
             Self::Policy(policy) => policy.blocks().len(),
         }
     }
@@ -53,6 +60,14 @@ impl Governance {
 
     pub fn routing(&self, layer: usize) -> Option<&LayerRouting> {
         self.policy().map(|policy| &policy.layers()[layer])
+    }
+
+    /// What routes a layer's gradient in a step: without a policy, gates alone.
+    pub fn routing_of(&self, layer: usize, batch: &Batch) -> Option<&LayerRouting> {
+        match self {
+            Self::Open { gated, .. } => batch.gates.as_ref().map(|_| &gated[layer]),
+            Self::Policy(_) => self.routing(layer),
+        }
     }
 
     /// Route and flow weight of a category in a block, as the record states them.

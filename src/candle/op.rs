@@ -252,7 +252,7 @@ pub(super) fn options<'a>(
     sketch: Option<Sketch>,
 ) -> Options<'a> {
     let (batch, routing) = match phase {
-        Phase::Step(batch) => (batch, governance.and_then(|all| all.routing(index))),
+        Phase::Step(batch) => (batch, governance.and_then(|all| all.routing_of(index, batch))),
         Phase::Probe(batch) => (batch, None),
         Phase::Idle => unreachable!("every gradient is checked first"),
     };

@@ -144,9 +144,14 @@ impl Recorder {
     /// # Errors
     /// [`Error::Refused`] when another step is open; [`Error::Argument`] naming the field of
     /// `batch` that does not fit.
-    pub fn begin_step(&self, batch: Batch) -> Result<()> {
+    pub fn begin_step(&self, mut batch: Batch) -> Result<()> {
         let mut state = self.lock();
-        batch.check(state.governance().categories())?;
+        let known = state.governance().categories();
+        batch.check(known)?;
+        if known.is_none() {
+            // Any id will do, and all of them are treated alike.
+            batch.categories.fill(0);
+        }
         state.begin(Phase::Step(batch))
     }
 

@@ -99,6 +99,12 @@ impl Recorder {
             let expected = format!("those of the {samples} samples of h");
             return Err(Error::argument("switches", expected, switches.samples()));
         }
+        let regions = spans.iter().map(|(_, region)| region + 1).max().unwrap_or(0);
+        if switches.regions() < regions {
+            let given = format!("{} regions", switches.regions());
+            let expected = format!("those of a policy with {regions} regions or more");
+            return Err(Error::argument("switches", expected, given));
+        }
         let mut factors = vec![1.0; samples * h.dims()[axis]];
         for (n, row) in factors.chunks_exact_mut(h.dims()[axis]).enumerate() {
             for (span, region) in &spans {

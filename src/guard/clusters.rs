@@ -96,16 +96,18 @@ impl Clusters {
         if from == to {
             return false;
         }
-        let new = (from / TILE..to.div_ceil(TILE)).into_par_iter();
-        let tiles = new.flat_map(|i| (0..=i).into_par_iter().map(move |j| [i, j]));
-        // In the order of the tiles, so that the sums have the same bits each time.
-        let found: Vec<_> = tiles.map(|tile| self.tile(tile, from, config)).collect();
-        for (alike, nearest) in found {
-            for (at, cosine) in nearest {
-                let best = &mut self.nearest[self.rows[at]];
-                *best = best.max(cosine);
+        // A row of tiles at a time bounds what is held; in their order, so that the sums have the
+        // same bits each time.
+        for i in from / TILE..to.div_ceil(TILE) {
+            let row = (0..=i).into_par_iter();
+            let found: Vec<_> = row.map(|j| self.tile([i, j], from, config)).collect();
+            for (alike, nearest) in found {
+                for (at, cosine) in nearest {
+                    let best = &mut self.nearest[self.rows[at]];
+                    *best = best.max(cosine);
+                }
+                alike.into_iter().for_each(|alike| self.join(&alike, config));
             }
-            alike.into_iter().for_each(|alike| self.join(&alike, config));
         }
         self.compared = to;
         true

@@ -97,11 +97,15 @@ impl Exposure {
         self.ratio(self.clusters[root], self.seen[1])
     }
 
-    /// In multiples of the mean category's, over the samples that have one.
-    pub fn category_ratio(&self, category: Option<u32>) -> f64 {
+    /// The mean category's, over the samples that have one.
+    pub fn mean_category(&self) -> f64 {
+        self.categories.values().sum::<f64>() / self.categories.len() as f64
+    }
+
+    /// In multiples of the mean category's.
+    pub fn category_ratio(&self, category: Option<u32>, mean: f64) -> f64 {
         let own = category.and_then(|category| self.categories.get(&category));
-        let all: f64 = self.categories.values().sum();
-        own.map_or(0.0, |own| own / (all / self.categories.len() as f64))
+        own.map_or(0.0, |own| own / mean)
     }
 
     fn ratio(&self, own: f64, seen: usize) -> f64 {

@@ -109,6 +109,9 @@ struct Closed {
     /// What last closed its gate.
     level: Option<Level>,
     ratio: f64,
+    /// When that was.
+    #[serde(default)]
+    step: u64,
 }
 
 impl Guard {
@@ -190,9 +193,10 @@ impl Guard {
     /// accumulation a step has several.
     pub fn gates(&mut self, samples: &[u64]) -> Vec<f32> {
         self.settle();
+        let mean = self.config.category.map_or(0.0, |_| self.exposure.mean_category());
         let gates = samples.iter().map(|&id| {
             let Some(&row) = self.index.get(&id) else { return 1.0 };
-            let (gate, level, ratio) = self.gate(row);
+            let (gate, level, ratio) = self.gate(row, mean);
             if gate < 1.0 {
                 self.pending.insert(id, (gate, level, ratio));
             } else {
@@ -228,16 +232,19 @@ impl Guard {
             let pushed = self.exposure.add(row, factor, gate, route, squares);
             let root = self.clusters.root(row);
             self.exposure.charge(root, self.categories[row], pushed * gate);
-            // Asked for, and heeded.
-            let closed = self.pending.remove(&id).filter(|_| record.gates[n] < 1.0);
+            // Asked for, and heeded; of a sample that is there several times, each time.
+            let closed = self.pending.get(&id).copied().filter(|_| record.gates[n] < 1.0);
             if let Some((gate, level, ratio)) = closed {
                 self.events.push(GateEvent { step: record.step, sample: id, gate, level, ratio });
                 let closed = &mut self.closed[row];
                 closed.times += 1;
                 closed.withheld += pushed * (1.0 - f64::from(gate));
                 closed.lowest = Some(closed.lowest.map_or(gate, |lowest| lowest.min(gate)));
-                (closed.level, closed.ratio) = (Some(level), ratio);
+                (closed.level, closed.ratio, closed.step) = (Some(level), ratio, record.step);
             }
+        }
+        for id in &record.samples {
+            self.pending.remove(id);
         }
         Ok(())
     }
@@ -254,15 +261,16 @@ impl Guard {
         }
     }
 
-    /// Gate of a sample, what decides it, and how far that is in multiples of the budget's unit.
-    fn gate(&self, row: usize) -> (f32, Level, f64) {
+    /// Gate of a sample, what decides it, and how far that is in multiples of the budget's unit,
+    /// which is `mean_category` for categories.
+    fn gate(&self, row: usize, mean_category: f64) -> (f32, Level, f64) {
         let config = &self.config;
         let root = self.clusters.root(row);
-        let category = self.categories[row];
+        let of_category = self.exposure.category_ratio(self.categories[row], mean_category);
         let levels = [
             (config.cluster, Level::Cluster, self.exposure.cluster_ratio(root)),
             (config.sample, Level::Sample, self.exposure.sample_ratio(row)),
-            (config.category, Level::Category, self.exposure.category_ratio(category)),
+            (config.category, Level::Category, of_category),
         ];
         let mut strictest = (1.0, Level::Cluster, 0.0);
         for (budget, level, ratio) in levels {

@@ -124,7 +124,7 @@ impl Guard {
 
     fn gated(&self, rows: &[usize]) -> Option<Gated> {
         let closed = || rows.iter().map(|&row| &self.closed[row]).filter(|it| it.times > 0);
-        let last = closed().next_back()?;
+        let last = closed().max_by_key(|it| it.step)?;
         let withheld: f64 = closed().map(|it| it.withheld).sum();
         let had: f64 = rows.iter().flat_map(|&row| self.exposure.of(row)).sum();
         let mut members: Vec<u64> = rows.iter().map(|&row| self.ids[row]).collect();

@@ -219,3 +219,48 @@ fn mistakes_are_named() {
     assert!(mistake(guard.observe(&StepRecord::default())).contains("blocks"));
     assert_eq!(guard, before);
 }
+
+/// Closes gates as soon as a sample has more than its share.
+fn strict() -> GuardConfig {
+    let sample = Some(Budget { soft: 1.0, hard: 1.5 });
+    GuardConfig { sample, cluster: None, ..GuardConfig::default() }
+}
+
+#[test]
+fn a_sample_that_is_there_twice_is_gated_twice() {
+    let mut guard = Guard::new(1, strict()).unwrap();
+    guard.observe(&record(0, &[1, 2, 3], &[9.0, 1.0, 1.0], None)).unwrap();
+    let samples = [1, 1, 2];
+    let gates = guard.gates(&samples);
+    assert_eq!(gates, [0.0, 0.0, 1.0]);
+    guard.observe(&record(1, &samples, &[9.0; 3], Some(gates))).unwrap();
+    assert_eq!(guard.take_events().len(), 2);
+    let report = guard.report();
+    assert_eq!(report.gated[0].times, 2);
+    // It had 9, and 18 more were kept from it.
+    assert!((report.gated[0].withheld - 2.0 / 3.0).abs() < 1e-9, "{report}");
+    // What was heeded is not counted again.
+    guard.observe(&record(2, &[1], &[9.0], Some(vec![0.0]))).unwrap();
+    assert!(guard.take_events().is_empty());
+}
+
+#[test]
+fn the_last_closing_is_the_latest() {
+    let mut guard = Guard::new(1, strict()).unwrap();
+    for id in [1, 2] {
+        guard.enlist(id, None, Some(&[1.0, 0.0])).unwrap();
+    }
+    guard.enlist(3, None, Some(&[0.0, 1.0])).unwrap();
+    guard.observe(&record(0, &[1, 2, 3], &[4.0, 4.0, 1.0], None)).unwrap();
+    // The sample enlisted later is closed first, the earlier one with a larger share later.
+    for (step, sample, norm) in [(1, 2, 1.0), (2, 1, 1.0)] {
+        let gates = guard.gates(&[sample]);
+        assert!(gates[0] < 1.0);
+        guard.observe(&record(step, &[sample, 3], &[norm; 2], Some(vec![gates[0], 1.0]))).unwrap();
+    }
+    let events = guard.take_events();
+    let report = guard.report();
+    assert_eq!(report.gated[0].members, [1, 2]);
+    assert_eq!(report.gated[0].ratio, events[1].ratio);
+    assert!(events[0].ratio != events[1].ratio);
+}

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 /// the layers that read them ([`CompiledPolicy::reads_of`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Switches {
+    regions: usize,
     samples: usize,
     /// `[regions, samples]`.
     values: Vec<f32>,
@@ -17,7 +18,7 @@ pub struct Switches {
 impl Switches {
     /// The same value for every region and sample.
     pub fn uniform(regions: usize, samples: usize, value: f32) -> Self {
-        Self { samples, values: vec![value; regions * samples] }
+        Self { regions, samples, values: vec![value; regions * samples] }
     }
 
     /// The factor of sample `n`.
@@ -34,6 +35,11 @@ impl Switches {
     /// When there is no such region.
     pub fn region(&self, region: usize) -> &[f32] {
         &self.values[region * self.samples..][..self.samples]
+    }
+
+    /// Owned regions of the policy.
+    pub fn regions(&self) -> usize {
+        self.regions
     }
 
     /// Samples of the batch, `N`.
@@ -111,6 +117,6 @@ impl CompiledPolicy {
             let on = |(n, &id): (usize, &u32)| self.owns(id, region) || public(region, n);
             values.extend(categories.iter().enumerate().map(|entry| f32::from(on(entry))));
         }
-        Ok(Switches { samples: categories.len(), values })
+        Ok(Switches { regions: self.regions().len(), samples: categories.len(), values })
     }
 }

@@ -98,6 +98,12 @@ fn policies_and_switches_are_checked() {
     assert!(typed(&net.loss(&recorder, &x).unwrap_err()).contains("switch before conv2"));
     recorder.set_switches(Some(Switches::uniform(1, 3, 1.0))).unwrap();
     assert!(typed(&net.loss(&recorder, &x).unwrap_err()).contains("2 samples"));
+    recorder.set_switches(Some(Switches::uniform(0, 2, 1.0))).unwrap();
+    assert!(typed(&net.loss(&recorder, &x).unwrap_err()).contains("0 regions"));
+    let scaleless = Batch { sample_scale: 0.0, ..batch(2) };
+    let refused = recorder.begin_step(scaleless).unwrap_err().to_string();
+    assert!(refused.contains("batch.sample_scale"), "{refused}");
+    recorder.set_switches(None).unwrap();
     recorder.begin_step(batch(2)).unwrap();
     assert!(recorder.set_switches(None).unwrap_err().to_string().contains("open"));
     assert!(recorder.govern(&policy).unwrap_err().to_string().contains("open"));

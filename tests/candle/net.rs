@@ -17,7 +17,7 @@ pub struct Net {
     head: RoutedLinear,
 }
 
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
     [[block]]
     name = "body"
     layers = "{conv1,norm2,conv2}"
@@ -52,11 +52,15 @@ impl Net {
     pub fn governed() -> (Recorder, Parameters, Self, CompiledPolicy) {
         let (recorder, parameters, scope) = fresh();
         let net = Self::new(&scope);
-        let categories = Categories::new(["style/serif", "style/script"]).unwrap();
-        let policy = Policy::from_toml(POLICY).unwrap();
-        let policy = policy.compile(&recorder.layout().unwrap(), &categories).unwrap();
+        let policy = Self::policy(&recorder, POLICY);
         recorder.govern(&policy).unwrap();
         (recorder, parameters, net, policy)
+    }
+
+    pub fn policy(recorder: &Recorder, toml: &str) -> CompiledPolicy {
+        let categories = Categories::new(["style/serif", "style/script"]).unwrap();
+        let policy = Policy::from_toml(toml).unwrap();
+        policy.compile(&recorder.layout().unwrap(), &categories).unwrap()
     }
 
     pub fn loss(&self, recorder: &Recorder, x: &Tensor) -> Result<Tensor> {

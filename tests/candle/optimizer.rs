@@ -4,7 +4,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Module, Var};
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Init, RoutedLinear};
 
-use crate::net::Net;
+use crate::net::{Net, POLICY};
 use crate::support::*;
 
 /// AdamW in f64, one parameter.
@@ -114,4 +114,28 @@ fn accumulated_steps_touch_what_either_touched() {
     optimizer.step(&sum, 0.01).unwrap();
     let after = flat(&parameters.get("conv1.bias").unwrap());
     assert!(before.iter().zip(&after).all(|(a, b)| a != b));
+}
+
+#[test]
+fn another_policys_regions_are_refused() {
+    let (recorder, parameters, net, policy) = Net::governed();
+    let mut optimizer = AdamW::new(&parameters, &recorder, AdamWConfig::default()).unwrap();
+    let x = random(&[2, 3, 4, 4], 1);
+    let mut step = || {
+        let switches = policy.switches(1, 0, &[0, 1], &[0, 1]).unwrap();
+        let batch = Batch { categories: vec![0, 1], switches: Some(switches), ..batch(2) };
+        recorder.begin_step(batch).unwrap();
+        let grads = net.loss(&recorder, &x).unwrap().backward().unwrap();
+        recorder.finish_step().unwrap();
+        optimizer.step(&grads, 0.01)
+    };
+    step().unwrap();
+    // As many regions, elsewhere.
+    recorder.govern(&Net::policy(&recorder, &POLICY.replace("-2..", "-4.."))).unwrap();
+    let before: Vec<Vec<f32>> = parameters.all().iter().map(|(_, var)| flat(var)).collect();
+    assert!(typed(&step().unwrap_err()).contains("regions changed"));
+    let after: Vec<Vec<f32>> = parameters.all().iter().map(|(_, var)| flat(var)).collect();
+    assert_eq!(before, after);
+    recorder.govern(&policy).unwrap();
+    step().unwrap();
 }

@@ -3,6 +3,7 @@
 use candle_core::{DType, Module, Tensor};
 use gradroute::Error;
 use gradroute::candle::{AdamW, AdamWConfig, Batch, Init, RoutedLinear};
+use gradroute::provenance::StepRecord;
 
 use crate::support::*;
 
@@ -129,4 +130,32 @@ fn forward_passes_run_in_parallel() {
     let expected = flat(&layer.forward(&x).unwrap());
     let all: Vec<_> = (0..32).into_par_iter().map(|_| flat(&layer.forward(&x).unwrap())).collect();
     assert!(all.iter().all(|y| *y == expected));
+}
+
+#[test]
+fn gates_hold_without_a_policy() {
+    let (recorder, parameters, scope) = fresh();
+    let head = RoutedLinear::new(3, 2, true, &scope.at("head")).unwrap();
+    let x = random(&[2, 3], 1);
+    let pass = |gates: Option<Vec<f32>>| {
+        // Without a policy any category will do.
+        recorder.begin_step(Batch { gates, categories: vec![7, 900], ..batch(2) }).unwrap();
+        let grads = loss(&head.forward(&x).unwrap()).unwrap().backward().unwrap();
+        let dw = gradient(&grads, &parameters, "head.weight");
+        let db = gradient(&grads, &parameters, "head.bias");
+        (recorder.finish_step().unwrap(), [dw, db].concat())
+    };
+    let (open, all) = pass(None);
+    let (first, alone) = pass(Some(vec![1.0, 0.0]));
+    let (gated, mixed) = pass(Some(vec![1.0, 0.25]));
+    // The first alone, and a quarter of the rest.
+    let expected: Vec<f32> = alone.iter().zip(&all).map(|(a, all)| a + 0.25 * (all - a)).collect();
+    assert!(alone.iter().zip(&all).any(|(a, all)| (a - all).abs() > 1e-3));
+    assert_close("gradients", &mixed, &expected, 1e-6);
+    assert_eq!(gated.sq_norm, open.sq_norm);
+    let of_second = |record: &StepRecord| record.sketch[BUCKETS..].to_vec();
+    let quarter: Vec<f32> = of_second(&open).iter().map(|s| 0.25 * s).collect();
+    assert_close("sketch", &of_second(&gated), &quarter, 1e-6);
+    assert!(of_second(&first).iter().all(|&s| s == 0.0));
+    assert_eq!(first.sketch[..BUCKETS], open.sketch[..BUCKETS]);
 }
