@@ -26,8 +26,8 @@ pub mod routing;
 
 #[cfg(feature = "candle")]
 pub mod candle;
-// Calls of the driver are unsafe by nature; nothing else in the crate is, but for one call of a
-// library in `cpu::gemm`.
+// Calls of the driver are unsafe by nature; nothing else in the crate is, but for the calls
+// of two libraries in `cpu::gemm`.
 #[allow(unsafe_code)]
 pub mod cuda;
 

@@ -63,7 +63,7 @@ enum Which {
     Digits,
     /// A diffusion U-Net on glyphs of 14 typefaces.
     Glyphs,
-    /// The same on glyphs of 28 typefaces: twice as many categories, trained twice as long.
+    /// The same on glyphs of 27 typefaces, trained twice as long.
     Typefaces,
 }
 

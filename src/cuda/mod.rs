@@ -1,4 +1,5 @@
-//! The CUDA driver and the crate's kernels; the only home of `unsafe`.
+//! The CUDA driver and the crate's kernels; home of all `unsafe` but the calls of two
+//! GEMM libraries in `cpu::gemm`.
 //!
 //! Nothing here is needed to build or to run the crate on a CPU. Kernels are embedded when the
 //! build script finds nvcc; the driver's library is opened when it is first asked for. What is

@@ -8,12 +8,13 @@ use crate::Result;
 use crate::error::expect_len;
 use crate::problem::{Conv2d, Element, Embedding, Linear, Lora, Norm};
 
-/// Somewhere to compute: [`crate::reference::Reference`], [`crate::cpu::Cpu`].
+/// Somewhere to compute: [`crate::reference::Reference`], [`crate::cpu::Cpu`], and
+/// [`crate::cuda::Cuda`] by way of the host's memory.
 ///
 /// The provided methods are the public calls; each checks its arguments once and then hands
 /// over to the `run_` method that the backend implements, which may rely on every size.
 /// All of them return [`crate::Error::Argument`] naming the argument that is wrong, and write
-/// nothing in that case.
+/// nothing in that case; a device can fail otherwise.
 pub trait Backend {
     /// Backward pass of a linear layer. `dx [R, I]` needs `inputs.weight`.
     ///

@@ -70,7 +70,7 @@ impl<T> Default for LayerOutputs<'_, T> {
 /// Inputs of a linear layer's backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearInputs<'a, T> {
-    /// `[R, I]`; needed for everything but `dx`.
+    /// `[R, I]`, whatever is asked for.
     pub x: &'a [T],
     /// `[R, O]`.
     pub dy: &'a [T],

@@ -96,7 +96,7 @@ pub struct Plan {
     pub sketch: Option<Sketching>,
     /// Extents of a formed tile.
     pub tile: [usize; 2],
-    /// Estimated time of the records over that of the plain `dX` and `dW`.
+    /// Estimated time of the records over that of the plain products asked for, `dX` and `dW`.
     pub extra: f64,
     /// About the bytes of workspace for `f32` buffers, on one thread and unrouted, besides what
     /// the GEMM library keeps per thread.
@@ -136,7 +136,7 @@ impl Plan {
         if counts && self.rows <= FEW_ROWS {
             notes.push(
                 "a count sketch of few rows costs as much as forming their outer products; the \
-                 two-sided sketch has a factored form and is the default here",
+                 two-sided sketch has a factored form",
             );
         }
         notes

@@ -28,7 +28,8 @@ pub struct CompiledPolicy {
 impl Policy {
     /// Matches blocks and regions to the model's layers and profiles to the categories.
     ///
-    /// Time and memory grow with layers × (blocks + categories × regions).
+    /// Memory grows with layers × (blocks + categories × regions), time also with layers² for each
+    /// region that is carried from layer to layer, and with the square of the regions of one layer.
     ///
     /// # Errors
     /// [`crate::Error::Policy`] naming the place: a layer that no block or several match; a

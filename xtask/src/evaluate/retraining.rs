@@ -40,7 +40,7 @@ pub enum Task {
     Digits,
     /// A small diffusion U-Net on glyphs of 14 typefaces.
     Glyphs,
-    /// The same on glyphs of 28 typefaces: twice as many categories, trained twice as long.
+    /// The same on glyphs of 27 typefaces, trained twice as long.
     Typefaces,
 }
 
