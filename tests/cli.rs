@@ -124,7 +124,10 @@ fn verify_says_what_was_altered_by_its_exit_code_too() {
     let dir = written(9, 3);
     let ledger = path(dir.path());
     let head = Archive::open(dir.path()).unwrap().reader().head().to_owned();
-    assert!(text(&["verify", ledger, "--head", &head]).contains("in order"));
+    let shouted = format!("{}\n", head.to_ascii_uppercase());
+    for head in [&head, &shouted] {
+        assert!(text(&["verify", ledger, "--head", head]).contains("in order"));
+    }
     let table = dir.path().join("segments/000002.influence.parquet");
     let mut bytes = fs::read(&table).unwrap();
     bytes[100] ^= 1;
@@ -134,6 +137,16 @@ fn verify_says_what_was_altered_by_its_exit_code_too() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["findings"][0]["file"], "segments/000002.influence.parquet");
     assert_eq!(found["findings"].as_array().unwrap().len(), 1);
+    // Nothing is answered from it, under a head that it no longer has.
+    for asked in [&["depth", ledger, "--category", "style"][..], &["inspect", ledger]] {
+        let refused = gradroute(asked);
+        assert_eq!(refused.status.code(), Some(1), "{asked:?}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("000002.influence") && said.contains("gradroute verify"), "{said}");
+    }
+    for mistyped in [&head[..12], "xyz", ""] {
+        assert_eq!(gradroute(&["verify", ledger, "--head", mistyped]).status.code(), Some(2));
+    }
     let other = gradroute(&["verify", path(written(3, 3).path()), "--head", &head]);
     assert_eq!(other.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&other.stdout).contains("cut off"));
@@ -173,7 +186,7 @@ fn tables_are_exported_in_three_forms() {
         fs::read(file).unwrap()
     };
     let csv = String::from_utf8(export("influence", "csv", &[])).unwrap();
-    assert!(csv.starts_with("sample,category,block,moved,pushed,"), "{csv}");
+    assert!(csv.starts_with("sample,category,block,moved,path,applied,"), "{csv}");
     assert_eq!(csv.lines().count(), 1 + 12 * 2);
     let events: Value = serde_json::from_slice(&export("events", "json", &[])).unwrap();
     assert_eq!(events.as_array().unwrap().len(), 9 * 5);
@@ -216,6 +229,22 @@ fn a_guarded_run_says_what_was_gated_and_why() {
         assert!(text.contains("the cluster's exposure"), "{text}");
         assert!(text.contains(&format!("{} to {}", steps[0], steps[1])), "{text}");
     }
+}
+
+#[test]
+fn who_stops_reading_makes_no_error() {
+    let dir = written(3, 3);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gradroute"))
+        .args(["inspect", path(dir.path()), "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Before anything is written: the ledger is read first.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{errors}");
 }
 
 #[test]

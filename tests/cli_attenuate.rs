@@ -80,8 +80,12 @@ impl Run {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.run_on("model.safetensors", arguments)
+    }
+
+    fn run_on(&self, checkpoint: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gradroute"));
-        command.current_dir(self.0.path()).args(["attenuate", "model.safetensors"]);
+        command.current_dir(self.0.path()).args(["attenuate", checkpoint]);
         command.args(arguments).output().unwrap()
     }
 
@@ -170,6 +174,14 @@ fn a_checkpoint_is_attenuated_once() {
     let notes = header.metadata().as_ref().unwrap();
     assert_eq!((notes["format"].as_str(), notes["z"].as_str()), ("pt", "2"));
     assert!(notes["gradroute.attenuation"].contains("style/script 0.25"), "{notes:?}");
+
+    // Once more multiplies, and says so; a dial at 1 does nothing, and says that.
+    assert!(answer["earlier"].as_array().unwrap().is_empty());
+    let dry = [&DIAL[..], &["--ledger", "ledger", "--dry-run"]].concat();
+    let again = String::from_utf8(run.run_on("faded.safetensors", &dry).stdout).unwrap();
+    assert!(again.contains("factors multiply") && again.contains("style/script 0.25"), "{again}");
+    let open = run.text(&["--dial", "style/script=1", "--ledger", "ledger", "--dry-run"]);
+    assert!(open.contains("every dial is at 1") && !open.contains("collateral"), "{open}");
 
     // What is there stays, unless it is said not to.
     let files = run.files();

@@ -189,7 +189,7 @@ fn phases_are_whole_segments_and_add_up() {
     assert_eq!(reader.phases(4).unwrap().len(), 4);
     for count in [0, 5] {
         let error = reader.phases(count).unwrap_err().to_string();
-        assert!(error.contains("1 to 4"), "{error}");
+        assert!(error.contains("the 4 segments"), "{error}");
     }
 }
 

@@ -53,7 +53,7 @@ mod whitening;
 pub use accumulator::{Accumulator, BlockTotals, NormTrace};
 pub use attenuation::{
     Attenuation, BlockEffect, Change, Covariance, Dial, Edit, Measured, OutputChange, Overlap,
-    Predicted, Projection, Question, RegionEffect, RowFade,
+    Predicted, Projection, Question, RegionEffect, RowFade, folded,
 };
 pub use draws::{Draw, Query};
 pub use duplicates::Pair;

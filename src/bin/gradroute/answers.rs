@@ -4,17 +4,18 @@ use std::path::Path;
 
 use gradroute::Result;
 use gradroute::provenance::query::{
-    Archive, Output, OutputOptions, Place, RegionRoute, SampleScore, Subject,
+    Output, OutputOptions, Place, RegionRoute, SampleScore, Subject,
 };
 use gradroute::provenance::{Estimate, Query};
 use gradroute::report::charts::{Bar, bars};
 use serde_json::json;
 
 use crate::arguments::{Grouping, OutputArguments};
+use crate::integrity::opened;
 use crate::shown::{Part, Shown, estimate, head, number, percent};
 
 pub fn inspect(ledger: &Path) -> Result<Shown> {
-    let archive = Archive::open(ledger)?;
+    let archive = opened(ledger)?;
     let (info, reader) = (archive.reader().info(), archive.reader());
     let citation = archive.citation();
     let mut counts = std::collections::BTreeMap::<&str, (usize, usize)>::new();
@@ -95,7 +96,7 @@ fn picture<'a>(values: impl Iterator<Item = (&'a String, Estimate)>) -> Vec<Stri
 }
 
 pub fn forward(ledger: &Path, subject: &Subject) -> Result<Shown> {
-    let answer = Archive::open(ledger)?.forward(subject)?;
+    let answer = opened(ledger)?.forward(subject)?;
     let blocks = answer.blocks.iter().map(|it| {
         let amounts = [it.pushed, it.path, it.applied, it.unrouted, it.raw, it.route];
         let mut row = vec![it.block.clone(), estimate(&it.moved), percent(it.share)];
@@ -143,7 +144,7 @@ pub fn forward(ledger: &Path, subject: &Subject) -> Result<Shown> {
 }
 
 pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping) -> Result<Shown> {
-    let answer = Archive::open(ledger)?.backward(place, grouping.level, grouping.top)?;
+    let answer = opened(ledger)?.backward(place, grouping.level, grouping.top)?;
     let categories = answer.categories.iter().map(|it| {
         let pushed = number(it.pushed);
         let samples = it.samples.to_string();
@@ -179,7 +180,7 @@ pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping) -> Result<Sho
 }
 
 pub fn output(question: &OutputArguments) -> Result<Shown> {
-    let archive = Archive::open(&question.ledger)?;
+    let archive = opened(&question.ledger)?;
     let (queries, about) = match question.query.like {
         Some(id) => (vec![archive.query_like(id)?], format!("what sample {id} did")),
         None => {
@@ -261,7 +262,7 @@ pub fn shares(shares: &[f64], blocks: &[String]) -> String {
 }
 
 pub fn depth(ledger: &Path, subject: &Subject, level: Option<usize>) -> Result<Shown> {
-    let answer = Archive::open(ledger)?.depth(subject, level)?;
+    let answer = opened(ledger)?.depth(subject, level)?;
     let share = |it: &Estimate| format!("{:.1} ± {:.1} %", 100.0 * it.value, 100.0 * it.deviation);
     let blocks = answer
         .blocks
@@ -288,7 +289,7 @@ pub fn depth(ledger: &Path, subject: &Subject, level: Option<usize>) -> Result<S
 }
 
 pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Shown> {
-    let answer = Archive::open(ledger)?.overlap(&category.parse()?, level)?;
+    let answer = opened(ledger)?.overlap(&category.parse()?, level)?;
     let rows = answer.others.iter().map(|it| {
         let loses = format!("{:.1} ± {:.1} %", 100.0 * it.loses.value, 100.0 * it.loses.deviation);
         vec![it.category.clone(), it.samples.to_string(), estimate(&it.cosine), loses]
@@ -308,7 +309,7 @@ pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Sh
 }
 
 pub fn alone(ledger: &Path, level: Option<usize>, damping: f64) -> Result<Shown> {
-    let answer = Archive::open(ledger)?.alone(level, damping)?;
+    let answer = opened(ledger)?.alone(level, damping)?;
     let rows = answer.categories.iter().map(|it| {
         let shares = shares(&it.shares, &answer.blocks);
         vec![it.category.clone(), it.samples.to_string(), estimate(&it.alone), shares]

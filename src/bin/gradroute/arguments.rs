@@ -295,7 +295,7 @@ pub struct VerifyArguments {
     /// Directory of the ledger
     pub ledger: PathBuf,
     /// A head that was kept elsewhere; it must be in the chain
-    #[arg(long, value_name = "HASH")]
+    #[arg(long, value_name = "HASH", value_parser = whole_hash)]
     pub head: Option<String>,
     /// Public key of the signer, PEM; the ledger must be signed with it
     #[arg(long, value_name = "FILE")]
@@ -391,4 +391,13 @@ pub enum Form {
     Csv,
     Json,
     Parquet,
+}
+
+/// A hash in whole: a part of one, or something else, would be told as tampering.
+fn whole_hash(text: &str) -> Result<String, String> {
+    let hash = text.trim().to_ascii_lowercase();
+    match hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        true => Ok(hash),
+        false => Err("64 hexadecimal digits, as `gradroute verify` prints them".into()),
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gradroute::provenance::query::{Archive, Citation, Overlap, Subject};
 use gradroute::provenance::{
     Accumulator, Attenuation, BlockEffect, GroupInfluence, Measured, Predicted, Question,
-    RegionEffect,
+    RegionEffect, folded,
 };
 use gradroute::routing::{Categories, CompiledPolicy, ModelLayout, Policy};
 use gradroute::{Error, Result};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::attenuated;
 use crate::dials::{AttenuateArguments, DialArgument};
 use crate::export::io;
+use crate::integrity::opened;
 use crate::shown::Shown;
 
 /// The answer for programs.
@@ -27,6 +28,8 @@ pub struct Answer<'a> {
     pub policy_hash: String,
     pub dials: &'a [DialArgument],
     pub checkpoint: Tensors<'a>,
+    /// What was folded into it before, a line for each time.
+    pub earlier: Vec<String>,
     /// The ledger's entry that holds this very checkpoint, if one does.
     pub ledger_entry: Option<u64>,
     /// `file` is none where nothing was written.
@@ -108,6 +111,7 @@ pub fn attenuate(question: &AttenuateArguments, quiet: bool) -> Result<Shown> {
             policy_hash: source.policy.hash().to_string(),
             dials: &question.dials,
             ledger_entry: source.entry_of(&of_before),
+            earlier: folded(&before)?,
             checkpoint: file(Some(&question.checkpoint), &before, of_before),
             attenuated: file(question.out.as_deref(), &after, of_after),
             predicted: source.prediction(predicted, &question.dials)?,
@@ -129,7 +133,7 @@ impl Source {
             let policy = policy.compile(&layout, &categories(&policy)?)?;
             return Ok(Self { policy, archive: None });
         };
-        let archive = Archive::open(ledger)?;
+        let archive = opened(ledger)?;
         let mut info = archive.reader().info().clone();
         info.layout = layout.or(info.layout);
         Ok(Self { policy: info.compile()?, archive: Some(archive) })
@@ -158,8 +162,12 @@ impl Source {
     fn prediction(&self, predicted: Predicted, dials: &[DialArgument]) -> Result<Prediction> {
         let categories: BTreeSet<&String> = dials.iter().map(|dial| &dial.category).collect();
         let mut overlap = Vec::new();
-        for (archive, name) in
-            self.archive.iter().flat_map(|it| categories.iter().map(move |c| (it, c)))
+        let turned = !predicted.blocks.is_empty();
+        for (archive, name) in self
+            .archive
+            .iter()
+            .filter(|_| turned)
+            .flat_map(|it| categories.iter().map(move |c| (it, c)))
         {
             let category = name.parse()?;
             // A category nobody trained on moved nothing, and shares nothing.

@@ -46,7 +46,15 @@ fn files(answer: &Answer) -> Part {
         ("policy", answer.policy_hash.clone()),
     ];
     let rows = facts.map(|(name, fact)| vec![name.into(), fact]).into();
-    Part { title: "Checkpoints".into(), rows, ..Part::default() }
+    let lead = match &answer.earlier[..] {
+        [] => String::new(),
+        earlier => format!(
+            "Attenuated before, and the factors multiply: {}. Start from the checkpoint as it was \
+             trained where that is not meant.",
+            earlier.join("; ")
+        ),
+    };
+    Part { title: "Checkpoints".into(), lead, rows, ..Part::default() }
 }
 
 fn weights(predicted: &Prediction, ledger: bool) -> Part {
@@ -55,6 +63,7 @@ fn weights(predicted: &Prediction, ledger: bool) -> Part {
         .iter()
         .map(|it| vec![it.name.clone(), it.touched.to_string(), percent(it.relative_change)]);
     let lead = match (predicted.reached, ledger) {
+        _ if predicted.blocks.is_empty() => "Nothing: every dial is at 1.".into(),
         (Some(share), _) => format!(
             "Of all that the regions' owners moved, by the sketches, {} lies in these blocks.",
             percent(share)
@@ -142,6 +151,11 @@ fn measured(answer: &Answer) -> Part {
     }
 }
 
+/// A change as a share of what was there, or as it is where that is no positive number.
+fn relative(change: f64, before: f64) -> String {
+    if before > 0.0 { percent(change / before) } else { number(change) }
+}
+
 /// No more than two standard errors allow to say.
 fn verdict(side: &str, it: &Change) -> String {
     let (rise, error) = (it.rise(), it.standard_error);
@@ -149,7 +163,7 @@ fn verdict(side: &str, it: &Change) -> String {
         () if rise.abs() <= 2.0 * error => {
             format!("The loss {side}: no change that these losses can tell from none.")
         }
-        () if rise > 0.0 => format!("The loss {side} rose by {}.", percent(rise / it.before)),
-        () => format!("The loss {side} fell by {}.", percent(-rise / it.before)),
+        () if rise > 0.0 => format!("The loss {side} rose by {}.", relative(rise, it.before)),
+        () => format!("The loss {side} fell by {}.", relative(-rise, it.before)),
     }
 }

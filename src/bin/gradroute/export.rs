@@ -13,6 +13,7 @@ use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
 use crate::arguments::{ExportArguments, Form, Table};
+use crate::integrity::opened;
 use crate::shown::{Part, Shown};
 
 /// A column with its name.
@@ -28,7 +29,7 @@ enum Values {
 }
 
 pub fn export(question: &ExportArguments) -> Result<Shown> {
-    let archive = Archive::open(&question.ledger)?;
+    let archive = opened(&question.ledger)?;
     let members = match question.subject()? {
         Some(subject) => Some(members(&archive, &subject)?),
         None => None,
@@ -99,7 +100,8 @@ fn influence(archive: &Archive, wanted: impl Fn(u64) -> bool) -> Result<Vec<Colu
         column("category", Values::Texts(categories)),
         column("block", Values::Texts(blocks)),
     ];
-    let names = ["moved", "pushed", "exposure", "stepped_sq", "sq_norm"];
+    // What `trace forward` calls them.
+    let names = ["moved", "path", "applied", "stepped_sq", "sq_norm"];
     columns
         .extend(names.iter().zip(numbers).map(|(name, all)| column(*name, Values::Numbers(all))));
     Ok(columns)

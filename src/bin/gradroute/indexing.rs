@@ -13,6 +13,7 @@ use crate::shown::{Part, Shown, head, number};
 
 pub fn index(question: &IndexArguments, quiet: bool) -> Result<Shown> {
     let reader = LedgerReader::open(&question.ledger)?;
+    reader.verify_records()?;
     let precision = if question.int8 { Precision::Int8 } else { Precision::F16 };
     let bar = bar(quiet, "segments and blocks");
     let built = Index::build(&reader, &question.out, precision, told(&bar))?;

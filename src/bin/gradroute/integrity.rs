@@ -3,12 +3,20 @@
 use std::path::Path;
 
 use gradroute::provenance::ledger::{audit, audit_signature};
+use gradroute::provenance::query::Archive;
 use gradroute::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arguments::VerifyArguments;
 use crate::shown::{Part, Shown, head};
 use crate::{FINE, FOUND};
+
+/// A ledger to answer from, the files that its answers will cite being as they were written.
+pub fn opened(ledger: &Path) -> Result<Archive> {
+    let archive = Archive::open(ledger)?;
+    archive.reader().verify_records()?;
+    Ok(archive)
+}
 
 pub fn verify(question: &VerifyArguments, quiet: bool) -> Result<(Shown, u8)> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };

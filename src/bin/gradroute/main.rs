@@ -11,6 +11,8 @@ mod integrity;
 mod memorized;
 mod shown;
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -80,11 +82,21 @@ fn deliver(shown: &Shown, output: &Output) -> gradroute::Result<()> {
         }
     }
     if output.json {
-        println!("{:#}", shown.value);
+        say(&format!("{:#}\n", shown.value))
     } else if output.html.is_none() {
-        print!("{}", shown.text());
+        say(&shown.text())
+    } else {
+        Ok(())
     }
-    Ok(())
+}
+
+/// To standard output. Who reads it may have had enough, which is no error.
+fn say(text: &str) -> gradroute::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(export::io(Path::new("standard output"))),
+    }
 }
 
 /// What to do about an error.

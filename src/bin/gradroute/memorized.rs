@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::arguments::MemorizedArguments;
+use crate::integrity::opened;
 use crate::shown::{Part, Shown, head, number, percent};
 
 /// The answer for programs.
@@ -59,7 +60,7 @@ struct GatedWhen {
 }
 
 pub fn memorized(question: &MemorizedArguments, quiet: bool) -> Result<Shown> {
-    let archive = Archive::open(&question.ledger)?;
+    let archive = opened(&question.ledger)?;
     let watched = watched(&archive, question.top, quiet)?;
     let signals = archive.signals(question.top, question.alike, question.search)?;
     let answer = Answer { signals: &signals, guard: watched.as_ref() };

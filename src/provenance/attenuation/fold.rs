@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use safetensors::SafeTensors;
+
 use super::checkpoint::Checkpoint;
 use crate::routing::{CategoryPath, CompiledPolicy, LayerKind, LayerSpec};
 use crate::{Error, Result};
@@ -62,6 +64,18 @@ pub struct Edit {
     pub dial: f32,
     /// Row faded towards, for an embedding.
     pub neutral: Option<usize>,
+}
+
+/// What a checkpoint says was folded into it already, a line for each time. Dials that are folded in
+/// once more multiply.
+///
+/// # Errors
+/// [`Error::Argument`] when these are no safetensors.
+pub fn folded(checkpoint: &[u8]) -> Result<Vec<String>> {
+    let (_, header) = SafeTensors::read_metadata(checkpoint)
+        .map_err(|error| Error::argument("checkpoint", "safetensors", error))?;
+    let note = header.metadata().as_ref().and_then(|notes| notes.get(NOTE));
+    Ok(note.into_iter().flat_map(|note| note.lines().map(str::to_owned)).collect())
 }
 
 /// Dials set on a policy's regions, ready to be folded into checkpoints.

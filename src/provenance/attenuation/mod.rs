@@ -47,7 +47,7 @@ mod measured;
 mod predicted;
 mod projection;
 
-pub use fold::{Attenuation, Dial, Edit, RowFade};
+pub use fold::{Attenuation, Dial, Edit, RowFade, folded};
 pub use measured::{Change, Measured, Question};
 pub use predicted::{BlockEffect, Overlap, Predicted, RegionEffect};
 pub use projection::{Covariance, OutputChange, Projection};

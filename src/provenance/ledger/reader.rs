@@ -1,5 +1,6 @@
 //! Reading a ledger, while it is written or after.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::audit::check_file;
@@ -86,21 +87,38 @@ impl LedgerReader {
     /// [`Accumulator::side_by_side`].
     ///
     /// # Errors
-    /// [`Error::Argument`] when `count` is 0 or larger than the number of segments;
+    /// [`Error::Argument`] when `count` is 0, or so large that no segment ends in one of the phases;
     /// otherwise as [`LedgerReader::accumulator`].
     pub fn phases(&self, count: usize) -> Result<Vec<Accumulator>> {
-        let segments = self.segments().count();
-        if count == 0 || count > segments {
-            let expected = format!("1 to {segments}, the number of segments");
+        let next = u128::from(self.next_step());
+        let phase = |entry: &Entry| {
+            let last = entry.steps.map_or(0, |[_, last]| last);
+            (u128::from(last) * count as u128 / next.max(1)) as usize
+        };
+        let ended: HashSet<usize> = self.segments().map(phase).collect();
+        if count == 0 || ended.len() < count {
+            let segments = self.segments().count();
+            let expected = format!(
+                "phases that each hold the end of one of the {segments} segments, which {count} \
+                 phases of {next} steps do not"
+            );
             return Err(Error::argument("count", expected, count));
         }
         let mut phases = vec![self.info.accumulator()?; count];
         for entry in self.segments() {
-            let last = entry.steps.map_or(0, |[_, last]| last);
-            let phase = (u128::from(last) * count as u128 / u128::from(self.next_step())) as usize;
-            self.add_segment(entry, &mut phases[phase])?;
+            self.add_segment(entry, &mut phases[phase(entry)])?;
         }
         Ok(phases)
+    }
+
+    /// [`LedgerReader::verify`] of what answers rest on: the run's files and the segments', not
+    /// its checkpoints.
+    ///
+    /// # Errors
+    /// As [`LedgerReader::verify`].
+    pub fn verify_records(&self) -> Result<()> {
+        let mut files = self.manifest.entries.iter().flat_map(|entry| &entry.files);
+        files.try_for_each(|file| self.verify_file(file))
     }
 
     /// Reads every file and compares size and digest with the manifest. Checkpoints that were
@@ -110,9 +128,7 @@ impl LedgerReader {
     /// [`Error::Ledger`](crate::Error::Ledger) naming the first file that is missing or was altered; [`audit`](super::audit())
     /// names all.
     pub fn verify(&self) -> Result<()> {
-        for file in self.manifest.entries.iter().flat_map(|entry| &entry.files) {
-            self.verify_file(file)?;
-        }
+        self.verify_records()?;
         let Some(entry) = self.manifest.checkpoint() else { return Ok(()) };
         for file in &entry.checkpoint {
             match self.verify_file(file) {

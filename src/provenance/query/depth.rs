@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{Archive, Citation, Subject};
-use crate::Result;
 use crate::provenance::{Accumulator, Estimate};
+use crate::{Error, Result};
 
 /// A sample's or category's profile over the blocks, against the whole corpus.
 ///
@@ -55,7 +55,7 @@ impl Archive {
     /// categories the corpus is added up by.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) when the run has no such sample or category.
+    /// [`Error::Argument`] when the run has no such sample or category, or it moved nothing.
     pub fn depth(&self, subject: &Subject, level: Option<usize>) -> Result<Depth> {
         let named = self.members(subject)?;
         let members: std::collections::HashSet<u64> = named.iter().copied().collect();
@@ -64,6 +64,13 @@ impl Archive {
         let all = self.influence().grouped(|id| Some(*grouping.of.get(&id)? as u64))?;
         let (own, all) = (self.moved(&own), self.moved(&all));
         let [own_sum, all_sum] = [&own, &all].map(|it| it.iter().map(|it| it.value).sum::<f64>());
+        if own_sum == 0.0 {
+            let argument = match subject {
+                Subject::Sample(_) => "sample",
+                Subject::Category(_) => "category",
+            };
+            return Err(Error::argument(argument, "one that moved something", subject));
+        }
         let blocks = own.iter().zip(&all).zip(self.blocks()).map(|((own, all), block)| {
             let (share, corpus) = (own.over(own_sum), all.over(all_sum).value);
             let lift = if corpus > 0.0 { share.value / corpus } else { 0.0 };
