@@ -223,6 +223,8 @@ impl Operands<'_> {
                 let products = gram_x.iter().zip(&*gram_dy);
                 products.map(|(&x, &dy)| f64::from(x) * f64::from(dy)).sum()
             };
+            // Rounding may leave less than nothing of a sum that cancels.
+            let squares = if squares < 0.0 { 0.0 } else { squares };
             *out = (squares * scale * scale) as f32;
         });
     }

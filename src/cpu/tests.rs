@@ -288,3 +288,33 @@ fn lora_matches_the_reference() {
     let given = run(&mut |dx, out| Cpu::new().lora(&lora, both, inputs, Some(dx), out).unwrap());
     assert_eq!(given, expected);
 }
+
+#[test]
+fn norms_of_what_cancels_are_not_negative() {
+    // Equal rows of `x`, and `dY` that adds up to nothing, as behind a softmax: the Gram form
+    // sums large numbers of both signs.
+    let (samples, rows, features) = (64, 16, 96);
+    let layer = Linear::new(Rows::uniform(samples, rows).unwrap(), features, features).unwrap();
+    let noise = |at: usize| ((at as f32 * 0.7).sin() * 43758.547).fract();
+    let mut x = vec![0.0; samples * rows * features];
+    let mut dy = x.clone();
+    for n in 0..samples {
+        for r in 0..rows {
+            for f in 0..features {
+                let at = (n * rows + r) * features + f;
+                x[at] = 30.0 + noise(n * features + f);
+                dy[at] = 10.0 * noise(7 * at + 1);
+            }
+        }
+        for f in 0..features {
+            let at = |r: usize| (n * rows + r) * features + f;
+            dy[at(rows - 1)] = -(0..rows - 1).map(|r| dy[at(r)]).sum::<f32>();
+        }
+    }
+    let inputs = LinearInputs { x: &x, dy: &dy, weight: None };
+    let mut norms = vec![f32::NAN; samples];
+    let out = LayerOutputs { sq_norm: Some(&mut norms), ..LayerOutputs::<f32>::default() };
+    Cpu::new().linear(&layer, &Options::default(), inputs, None, out).unwrap();
+    assert!(norms.iter().all(|&norm| norm >= 0.0), "{norms:?}");
+    assert!(norms.contains(&0.0), "none came out below nothing: {norms:?}");
+}

@@ -346,7 +346,7 @@ mod tests {
         let request = Request::everything();
         let text = plan_linear(&layer(1), request, COUNT).to_string();
         assert!(text.contains("as much as forming their outer products"), "{text}");
-        assert!(text.contains("default here"), "{text}");
+        assert!(text.contains("has a factored form"), "{text}");
         assert!(plan_linear(&layer(1), request, COUNT).extra > 1.0);
         for quiet in
             [plan_linear(&layer(256), request, COUNT), plan_linear(&layer(1), request, TWO_SIDED)]

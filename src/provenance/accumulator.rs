@@ -346,7 +346,7 @@ impl Accumulator {
 
 /// One event's share of the running sums.
 fn totals(pushed: f64, factor: f64, routed: f64, sq_norm: f64) -> BlockTotals {
-    if !sq_norm.is_finite() {
+    if !sq_norm.is_finite() || sq_norm < 0.0 {
         return BlockTotals { pushed, ..BlockTotals::default() };
     }
     BlockTotals {

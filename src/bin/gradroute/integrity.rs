@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gradroute::provenance::ledger::{audit, audit_signature};
+use gradroute::provenance::ledger::{LedgerReader, audit, audit_signature};
 use gradroute::provenance::query::Archive;
 use gradroute::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,9 +13,10 @@ use crate::{FINE, FOUND};
 
 /// A ledger to answer from, the files that its answers will cite being as they were written.
 pub fn opened(ledger: &Path) -> Result<Archive> {
-    let archive = Archive::open(ledger)?;
-    archive.reader().verify_records()?;
-    Ok(archive)
+    // Before anything else is made of them.
+    let reader = LedgerReader::open(ledger)?;
+    reader.verify_records()?;
+    Archive::new(reader)
 }
 
 pub fn verify(question: &VerifyArguments, quiet: bool) -> Result<(Shown, u8)> {

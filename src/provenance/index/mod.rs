@@ -146,7 +146,9 @@ impl Index {
             return Err(bad(&path, format!("its format is {}, not {FORMAT}", contents.format)));
         }
         let whole = named(&contents.files, part_name) && named(&contents.grams, gram_name);
-        if contents.sketch_len == 0 || !whole {
+        let known = (1..=1 << 30).contains(&contents.sketch_len)
+            && contents.blocks.len().checked_mul(contents.sketch_len).is_some();
+        if !known || !whole {
             return Err(bad(&path, "blocks, sketch length and tables do not fit together"));
         }
         Ok(Self { dir, contents })

@@ -59,6 +59,8 @@ impl Index {
         let len = self.sketch_len();
         check_query(self.blocks().len() * len, query)?;
         let blocks = self.range(block)?;
+        // The table says whether there are so many samples.
+        blocks.clone().next().map(|at| self.part(at)).transpose()?;
         let mut sums = Sums::new(self.samples());
         for (read, at) in blocks.clone().enumerate() {
             progress(read, blocks.len());

@@ -109,12 +109,12 @@ pub fn audit(
     let trusted = trusted(&entries, &mut audit);
     let whole = trusted.len() == entries.len() && audit.is_clean();
     chain(&trusted, entries.len(), &mut audit);
-    if let Some(head) = head {
-        hold_to(head, &trusted, &mut audit);
-    }
+    let at_the_end = head.is_some_and(|head| hold_to(head, &trusted, &mut audit));
     let notes = audit.notes.len();
     strays(dir, &trusted, &mut audit)?;
-    let in_chain = whole && audit.is_clean() && audit.notes.len() == notes;
+    // Nothing was cut off that the expected head covers, whatever lies beside.
+    let none_cut = at_the_end || audit.notes.len() == notes;
+    let in_chain = whole && audit.is_clean() && none_cut;
     for (at, entry) in entries.iter().enumerate() {
         if !trusted.iter().any(|(place, _)| *place == at) {
             let files = entry.iter().flat_map(|entry| &entry.files);
@@ -198,6 +198,9 @@ fn trusted<'a>(entries: &'a [Option<Entry>], audit: &mut Audit) -> Vec<(usize, &
     trusted
 }
 
+/// Dropped entries that are named one by one.
+const MOST_GAPS: usize = 1000;
+
 /// Order and links of the entries that are as they were written.
 fn chain(trusted: &[(usize, &Entry)], count: usize, audit: &mut Audit) {
     let mut by_index: BTreeMap<u64, &Entry> = BTreeMap::new();
@@ -211,10 +214,15 @@ fn chain(trusted: &[(usize, &Entry)], count: usize, audit: &mut Audit) {
     let place_taken =
         |index: u64| index < count as u64 && !trusted.iter().any(|(at, _)| *at as u64 == index);
     let last = by_index.keys().next_back().copied().unwrap_or(0);
-    let missing: Vec<u64> =
-        (0..last).filter(|at| !by_index.contains_key(at) && !place_taken(*at)).collect();
-    for index in &missing {
+    let gaps = (0..last).filter(|at| !by_index.contains_key(at) && !place_taken(*at));
+    // A forged index may leave any number of them.
+    let missing: Vec<u64> = gaps.take(MOST_GAPS + 1).collect();
+    for index in missing.iter().take(MOST_GAPS) {
         let detail = format!("entry {index} was dropped");
+        audit.find(MANIFEST, Some(*index), FindingKind::Missing, detail);
+    }
+    if let Some(index) = missing.get(MOST_GAPS) {
+        let detail = format!("entries from {index} on were dropped, all or some up to {last}");
         audit.find(MANIFEST, Some(*index), FindingKind::Missing, detail);
     }
     for (at, entry) in trusted {
@@ -228,6 +236,16 @@ fn chain(trusted: &[(usize, &Entry)], count: usize, audit: &mut Audit) {
         if out && once {
             let detail = format!("entry {} {detail}", entry.index);
             audit.find(MANIFEST, Some(entry.index), FindingKind::OutOfOrder, detail);
+        }
+    }
+    let steps: Vec<(u64, [u64; 2])> =
+        by_index.values().filter_map(|entry| Some((entry.index, entry.steps?))).collect();
+    for pair in steps.windows(2) {
+        let [(_, [_, end]), (index, [start, _])] = [pair[0], pair[1]];
+        if start <= end {
+            let detail =
+                format!("entry {index} begins at step {start}, the one before ends at {end}");
+            audit.find(MANIFEST, Some(index), FindingKind::OutOfOrder, detail);
         }
     }
     for (index, entry) in &by_index {
@@ -244,8 +262,8 @@ fn chain(trusted: &[(usize, &Entry)], count: usize, audit: &mut Audit) {
     }
 }
 
-/// The chain must reach a head that is known from elsewhere.
-fn hold_to(head: &str, trusted: &[(usize, &Entry)], audit: &mut Audit) {
+/// The chain must reach a head that is known from elsewhere. Whether it ends there.
+fn hold_to(head: &str, trusted: &[(usize, &Entry)], audit: &mut Audit) -> bool {
     match trusted.iter().position(|(_, entry)| entry.hash == head) {
         // Something else says already what became of it.
         None if !audit.is_clean() => {}
@@ -261,8 +279,9 @@ fn hold_to(head: &str, trusted: &[(usize, &Entry)], audit: &mut Audit) {
             let later = trusted.len() - at - 1;
             audit.notes.push(format!("{later} entries are newer than the expected head"));
         }
-        Some(_) => {}
+        Some(_) => return true,
     }
+    false
 }
 
 /// Sizes and digests of the files of entries that are as they were written.
@@ -367,7 +386,7 @@ fn check_policy(dir: &Path, audit: &mut Audit) -> Result<()> {
 
 /// Segments and checkpoints beyond the chain's end.
 fn strays(dir: &Path, trusted: &[(usize, &Entry)], audit: &mut Audit) -> Result<()> {
-    let next = trusted.iter().map(|(_, entry)| entry.index + 1).max().unwrap_or(0);
+    let next = trusted.iter().map(|(_, entry)| entry.index.saturating_add(1)).max().unwrap_or(0);
     let mut beyond = Vec::new();
     for folder in [SEGMENTS, CHECKPOINTS] {
         for name in names(&dir.join(folder))? {

@@ -21,14 +21,17 @@ pub struct LedgerReader {
 }
 
 impl LedgerReader {
-    /// Opens a ledger and checks the chain of its manifest; [`LedgerReader::verify`] checks the
-    /// files themselves.
+    /// Opens a ledger and checks the chain of its manifest and the files that describe the run;
+    /// [`LedgerReader::verify`] checks the others.
     ///
     /// # Errors
     /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the file that is missing or not as it should be.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         let manifest = Manifest::read(&dir)?;
+        for file in manifest.entries.iter().take(1).flat_map(|entry| &entry.files) {
+            verify_file(&dir, file)?;
+        }
         let [run, policy, samples] = RUN_FILES.map(|name| dir.join(name));
         let text = std::fs::read(&run).map_err(io(&run))?;
         let mut info: RunInfo = serde_json::from_slice(&text).map_err(|error| bad(&run, error))?;
@@ -93,7 +96,8 @@ impl LedgerReader {
         let next = u128::from(self.next_step());
         let phase = |entry: &Entry| {
             let last = entry.steps.map_or(0, |[_, last]| last);
-            (u128::from(last) * count as u128 / next.max(1)) as usize
+            let phase = (u128::from(last) * count as u128 / next.max(1)) as usize;
+            phase.min(count.saturating_sub(1))
         };
         let ended: HashSet<usize> = self.segments().map(phase).collect();
         if count == 0 || ended.len() < count {
@@ -118,7 +122,7 @@ impl LedgerReader {
     /// As [`LedgerReader::verify`].
     pub fn verify_records(&self) -> Result<()> {
         let mut files = self.manifest.entries.iter().flat_map(|entry| &entry.files);
-        files.try_for_each(|file| self.verify_file(file))
+        files.try_for_each(|file| verify_file(&self.dir, file))
     }
 
     /// Reads every file and compares size and digest with the manifest. Checkpoints that were
@@ -131,7 +135,7 @@ impl LedgerReader {
         self.verify_records()?;
         let Some(entry) = self.manifest.checkpoint() else { return Ok(()) };
         for file in &entry.checkpoint {
-            match self.verify_file(file) {
+            match verify_file(&self.dir, file) {
                 // A writer may have superseded it just now.
                 Err(error) if !self.dir.join(&file.name).exists() => {
                     let now = Manifest::read(&self.dir)?;
@@ -143,13 +147,6 @@ impl LedgerReader {
             }
         }
         Ok(())
-    }
-
-    fn verify_file(&self, file: &FileEntry) -> Result<()> {
-        match check_file(&self.dir, file)? {
-            Some(wrong) => Err(bad(&self.dir.join(&file.name), wrong.detail)),
-            None => Ok(()),
-        }
     }
 
     /// What one segment adds to `A`, some rows at a time: samples, blocks, sketches `[rows, K]`.
@@ -193,5 +190,12 @@ impl LedgerReader {
 
     pub(super) fn into_parts(self) -> (Manifest, RunInfo) {
         (self.manifest, self.info)
+    }
+}
+
+fn verify_file(dir: &Path, file: &FileEntry) -> Result<()> {
+    match check_file(dir, file)? {
+        Some(wrong) => Err(bad(&dir.join(&file.name), wrong.detail)),
+        None => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! Doing a run's computation again and comparing it with its records.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
@@ -62,6 +63,9 @@ impl Deviation {
     fn add(&mut self, deviation: f64, equal: bool, at: (u64, u64, usize)) {
         self.compared += 1;
         self.unequal += u64::from(!equal);
+        // Of numbers that are none.
+        let none = if equal { 0.0 } else { f64::INFINITY };
+        let deviation = if deviation.is_nan() { none } else { deviation };
         if deviation > self.largest {
             (self.largest, self.at) = (deviation, Some(at));
         }
@@ -148,7 +152,7 @@ impl Replay {
             let sample = events.sample[row];
             let weight = |it: &mut Self, given: f32, recorded: f32, block| {
                 let distance = f64::from((given - recorded).abs());
-                it.weights.add(distance, given == recorded, (step, sample, block));
+                it.weights.add(distance, same(given, recorded), (step, sample, block));
             };
             weight(self, record.gates[n], events.gate[row], 0);
             for b in 0..blocks {
@@ -168,14 +172,22 @@ impl Replay {
 
     fn compare_influence(&mut self, entry: &Entry, recorded: &Accumulator, given: &Accumulator) {
         let len = recorded.sketch_len();
-        for &id in recorded.ids() {
-            let (Some(old), Some(new)) = (recorded.sketch(id), given.sketch(id)) else { continue };
+        let ids: BTreeSet<u64> = recorded.ids().iter().chain(given.ids()).copied().collect();
+        for id in ids {
+            let (Some(old), Some(new)) = (recorded.sketch(id), given.sketch(id)) else {
+                // Left out of the table, or invented.
+                for b in 0..recorded.blocks() {
+                    self.influence.add(f64::INFINITY, false, (entry.index, id, b));
+                }
+                continue;
+            };
             for (b, (old, new)) in old.chunks_exact(len).zip(new.chunks_exact(len)).enumerate() {
                 let square = |it: f32| f64::from(it) * f64::from(it);
                 let apart: f64 = old.iter().zip(new).map(|(old, new)| square(new - old)).sum();
                 let whole: f64 = old.iter().map(|&old| square(old)).sum();
                 let deviation = if apart == 0.0 { 0.0 } else { (apart / whole).sqrt() };
-                self.influence.add(deviation, old == new, (entry.index, id, b));
+                let equal = old.iter().zip(new).all(|(&old, &new)| same(new, old));
+                self.influence.add(deviation, equal, (entry.index, id, b));
             }
         }
     }

@@ -117,8 +117,17 @@ pub fn audit_signature(dir: impl AsRef<Path>, key: &str, audit: &mut Audit) -> R
         audit.find(SIGNATURE, None, FindingKind::Signature, detail);
         return Ok(());
     }
-    // What else is wrong with the manifest was found before.
-    let Ok(manifest) = Manifest::read(dir) else { return Ok(()) };
+    let manifest = match Manifest::read(dir) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            // Something else says already what is wrong with it, or nothing does.
+            if audit.is_clean() {
+                let detail = format!("the signed head cannot be looked up: {error}");
+                audit.find(super::manifest::MANIFEST, None, FindingKind::Altered, detail);
+            }
+            return Ok(());
+        }
+    };
     let at = signed.entries.checked_sub(1).and_then(|at| manifest.entries.get(at as usize));
     match at {
         Some(entry) if entry.hash == signed.head => {

@@ -127,6 +127,9 @@ impl Ledger {
         if record.step < earliest {
             return Err(Error::argument("step", format!("at least {earliest}"), record.step));
         }
+        if record.step == u64::MAX {
+            return Err(Error::argument("step", "one that another can follow", record.step));
+        }
         if let Some(n) = record.samples.iter().position(|id| !self.known.contains(id)) {
             let place = format!("samples[{n}]");
             return Err(Error::argument(place, "a sample of the run", record.samples[n]));
