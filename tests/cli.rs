@@ -124,6 +124,8 @@ fn verify_says_what_was_altered_by_its_exit_code_too() {
     let dir = written(9, 3);
     let ledger = path(dir.path());
     let head = Archive::open(dir.path()).unwrap().reader().head().to_owned();
+    let commits = text(&["inspect", ledger]);
+    assert_eq!([commits.matches("superseded").count(), commits.matches("kept").count()], [2, 1]);
     let shouted = format!("{}\n", head.to_ascii_uppercase());
     for head in [&head, &shouted] {
         assert!(text(&["verify", ledger, "--head", head]).contains("in order"));

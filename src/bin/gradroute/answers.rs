@@ -31,10 +31,16 @@ pub fn inspect(ledger: &Path) -> Result<Shown> {
     let categories = counts
         .iter()
         .map(|(name, (all, seen))| vec![(*name).to_owned(), all.to_string(), seen.to_string()]);
+    let newest = reader.entries().iter().rev().find(|entry| !entry.checkpoint.is_empty());
     let entries = reader.entries().iter().map(|entry| {
         let steps = entry.steps.map_or("–".into(), |[a, b]| format!("{a} to {b}"));
-        let bytes: u64 = entry.files.iter().chain(&entry.checkpoint).map(|it| it.bytes).sum();
-        let checkpoint = if entry.checkpoint.is_empty() { "" } else { "yes" };
+        // Of those that were superseded the files are gone.
+        let (checkpoint, there) = match newest {
+            _ if entry.checkpoint.is_empty() => ("", &[][..]),
+            Some(newest) if newest.index > entry.index => ("superseded", &[][..]),
+            _ => ("kept", &entry.checkpoint[..]),
+        };
+        let bytes: u64 = entry.files.iter().chain(there).map(|it| it.bytes).sum();
         let hash = entry.hash[..12].to_owned();
         vec![entry.index.to_string(), steps, bytes.to_string(), checkpoint.into(), hash]
     });
