@@ -12,7 +12,7 @@ use gradroute::provenance::ledger::{
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
-use support_ledger::{record, written};
+use support_ledger::{KEY, public, record, written};
 
 #[derive(Serialize)]
 struct Manifest<'a> {
@@ -35,18 +35,10 @@ fn forge(dir: &Path, edit: impl FnOnce(&mut Vec<Entry>)) {
     fs::write(dir.join("manifest.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
 }
 
-const KEY: &str = "-----BEGIN PRIVATE KEY-----
-MC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH
------END PRIVATE KEY-----
-";
-
 #[test]
 fn a_signed_ledger_cannot_be_replaced_by_one_that_no_reader_opens() {
-    use ed25519_dalek::pkcs8::EncodePublicKey;
     let dir = written(9, 3);
     sign(dir.path(), KEY).unwrap();
-    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-    let key = key.to_public_key_pem(Default::default()).unwrap();
     // Segments that overlap are no run's.
     forge(dir.path(), |entries| entries[2].steps = Some([2, 5]));
     assert!(LedgerReader::open(dir.path()).is_err());
@@ -55,7 +47,7 @@ fn a_signed_ledger_cannot_be_replaced_by_one_that_no_reader_opens() {
     assert!(order.entry == Some(2) && order.detail.contains("step 2"), "{order:?}");
     // Nor where the audit had nothing to say.
     found.findings.clear();
-    audit_signature(dir.path(), &key, &mut found).unwrap();
+    audit_signature(dir.path(), &public(&[7; 32]), &mut found).unwrap();
     assert!(!found.is_clean());
 }
 

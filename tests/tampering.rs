@@ -10,7 +10,7 @@ use gradroute::projection::philox4x32;
 use gradroute::provenance::ledger::{
     Audit, FindingKind, LedgerReader, Signature, audit, audit_signature, replay, sign,
 };
-use support_ledger::{BLOCKS, K, record, written};
+use support_ledger::{BLOCKS, K, KEY, public, record, written};
 
 /// Tamperings of a default run; `GRADROUTE_TAMPERINGS=1000` is the long one.
 const FEW: u32 = 60;
@@ -300,17 +300,6 @@ fn an_edited_policy_is_named_even_when_its_digest_agrees() {
     assert_eq!(found.findings[0].kind, FindingKind::Policy);
     let empty = tempfile::tempdir().unwrap();
     assert!(audit(empty.path(), None, |_, _| {}).is_err());
-}
-
-const KEY: &str = "-----BEGIN PRIVATE KEY-----
-MC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH
------END PRIVATE KEY-----
-";
-
-fn public(key: &[u8; 32]) -> String {
-    use ed25519_dalek::pkcs8::EncodePublicKey;
-    let key = ed25519_dalek::SigningKey::from_bytes(key).verifying_key();
-    key.to_public_key_pem(Default::default()).unwrap()
 }
 
 #[test]

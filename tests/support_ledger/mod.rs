@@ -171,3 +171,16 @@ pub fn guarded(steps: u64, batches: u64) -> (tempfile::TempDir, Guard) {
     ledger.commit().unwrap();
     (dir, guard)
 }
+
+/// A signer's: the seed is seven, 32 times.
+pub const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH
+-----END PRIVATE KEY-----
+";
+
+/// A signer's public half, PEM.
+pub fn public(key: &[u8; 32]) -> String {
+    use ed25519_dalek::pkcs8::EncodePublicKey;
+    let key = ed25519_dalek::SigningKey::from_bytes(key).verifying_key();
+    key.to_public_key_pem(Default::default()).unwrap()
+}

@@ -162,13 +162,9 @@ impl Source {
     fn prediction(&self, predicted: Predicted, dials: &[DialArgument]) -> Result<Prediction> {
         let categories: BTreeSet<&String> = dials.iter().map(|dial| &dial.category).collect();
         let mut overlap = Vec::new();
-        let turned = !predicted.blocks.is_empty();
-        for (archive, name) in self
-            .archive
-            .iter()
-            .filter(|_| turned)
-            .flat_map(|it| categories.iter().map(move |c| (it, c)))
-        {
+        // Where nothing changes, nobody loses.
+        let archive = self.archive.iter().filter(|_| !predicted.blocks.is_empty());
+        for (archive, name) in archive.flat_map(|it| categories.iter().map(move |c| (it, c))) {
             let category = name.parse()?;
             // A category nobody trained on moved nothing, and shares nothing.
             if archive.members(&Subject::Category(category)).is_ok() {

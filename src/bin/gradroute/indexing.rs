@@ -3,17 +3,16 @@
 use gradroute::Result;
 use gradroute::provenance::Query;
 use gradroute::provenance::index::{Index, Precision, Ranked, TopOptions};
-use gradroute::provenance::ledger::LedgerReader;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::answers::shares;
 use crate::arguments::{IndexArguments, TopArguments};
+use crate::integrity::checked;
 use crate::shown::{Part, Shown, head, number};
 
 pub fn index(question: &IndexArguments, quiet: bool) -> Result<Shown> {
-    let reader = LedgerReader::open(&question.ledger)?;
-    reader.verify_records()?;
+    let reader = checked(&question.ledger)?;
     let precision = if question.int8 { Precision::Int8 } else { Precision::F16 };
     let bar = bar(quiet, "segments and blocks");
     let built = Index::build(&reader, &question.out, precision, told(&bar))?;

@@ -11,12 +11,16 @@ use crate::arguments::VerifyArguments;
 use crate::shown::{Part, Shown, head};
 use crate::{FINE, FOUND};
 
-/// A ledger to answer from, the files that its answers will cite being as they were written.
-pub fn opened(ledger: &Path) -> Result<Archive> {
-    // Before anything else is made of them.
+/// A ledger whose files, as far as answers cite them, are as they were written.
+pub fn checked(ledger: &Path) -> Result<LedgerReader> {
     let reader = LedgerReader::open(ledger)?;
     reader.verify_records()?;
-    Archive::new(reader)
+    Ok(reader)
+}
+
+/// The same, to answer from.
+pub fn opened(ledger: &Path) -> Result<Archive> {
+    Archive::new(checked(ledger)?)
 }
 
 pub fn verify(question: &VerifyArguments, quiet: bool) -> Result<(Shown, u8)> {

@@ -20,10 +20,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Argument`] when these are no safetensors.
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let (header, data) = SafeTensors::read_metadata(bytes)
-            .map(|(length, header)| (header, length + size_of::<u64>()))
-            .map_err(|error| Error::argument("checkpoint", "safetensors", error))?;
-        Ok(Self { bytes: bytes.to_vec(), data, header })
+        let (length, header) = header(bytes)?;
+        Ok(Self { bytes: bytes.to_vec(), data: length + size_of::<u64>(), header })
     }
 
     /// Shape of a tensor.
@@ -111,6 +109,15 @@ impl Checkpoint {
         let missing = || Error::argument("checkpoint", format!("a tensor {name}"), "none");
         self.header.info(name).ok_or_else(missing)
     }
+}
+
+/// Length of a checkpoint's header, and the header.
+///
+/// # Errors
+/// [`Error::Argument`] when these are no safetensors.
+pub(super) fn header(bytes: &[u8]) -> Result<(usize, Metadata)> {
+    SafeTensors::read_metadata(bytes)
+        .map_err(|error| Error::argument("checkpoint", "safetensors", error))
 }
 
 /// A safetensors header, in the order of its names; `safetensors::serialize` orders the metadata

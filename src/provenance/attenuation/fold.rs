@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use safetensors::SafeTensors;
-
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{self, Checkpoint};
 use crate::routing::{CategoryPath, CompiledPolicy, LayerKind, LayerSpec};
 use crate::{Error, Result};
 
@@ -72,8 +70,7 @@ pub struct Edit {
 /// # Errors
 /// [`Error::Argument`] when these are no safetensors.
 pub fn folded(checkpoint: &[u8]) -> Result<Vec<String>> {
-    let (_, header) = SafeTensors::read_metadata(checkpoint)
-        .map_err(|error| Error::argument("checkpoint", "safetensors", error))?;
+    let (_, header) = checkpoint::header(checkpoint)?;
     let note = header.metadata().as_ref().and_then(|notes| notes.get(NOTE));
     Ok(note.into_iter().flat_map(|note| note.lines().map(str::to_owned)).collect())
 }
