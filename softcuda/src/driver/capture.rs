@@ -9,7 +9,7 @@ use super::boundary::{Out, call};
 use super::error::{Error, Outcome, Status};
 use super::graph::Graph;
 use super::state::{Handle, driver, lock};
-use super::stream::{NON_BLOCKING, Stream, stream};
+use super::stream::{Stream, stream};
 use super::work::Work;
 
 const GLOBAL: u32 = 0;
@@ -40,6 +40,29 @@ impl Session {
             false => Ok(()),
         }
     }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Refuses whatever would go into a graph that nobody gets.
+    fn check_open(&self) -> Outcome {
+        self.check()?;
+        if self.has_ended() { Err(Error::StreamCaptureInvalidated) } else { Ok(()) }
+    }
+
+    /// Ends it: all streams that take part are free again, whatever becomes of the graph.
+    fn end(&self) -> Outcome {
+        // Before the streams: from now on none joins.
+        self.ended.store(true, Ordering::Relaxed);
+        let driver = driver()?;
+        for (_, context) in driver.contexts.select(|_| true) {
+            for stream in context.streams(driver) {
+                stream.with_capture(|held| drop(held.take_if(|held| held.session.id == self.id)));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A stream's part in a capture.
@@ -59,14 +82,14 @@ pub struct Point {
 
 impl Capture {
     pub fn add(&mut self, work: Work) -> Outcome {
-        self.session.check()?;
+        self.session.check_open()?;
         let node = self.session.graph.add(work, std::mem::take(&mut self.tail));
         self.tail = vec![node];
         Ok(())
     }
 
     pub fn point(&self) -> Outcome<Point> {
-        self.session.check()?;
+        self.session.check_open()?;
         Ok(Point { session: self.session.clone(), tail: self.tail.clone() })
     }
 }
@@ -88,8 +111,7 @@ pub fn forbid() -> Outcome {
     }
     let here = std::thread::current().id();
     let mut sessions = lock(&SESSIONS);
-    let going_on = |session: &Arc<Session>| !session.ended.load(Ordering::Relaxed);
-    sessions.retain(|session| session.upgrade().is_some_and(|session| going_on(&session)));
+    sessions.retain(|session| session.upgrade().is_some_and(|session| !session.has_ended()));
     for session in sessions.iter().filter_map(Weak::upgrade) {
         let concerned = match session.mode {
             GLOBAL => own == GLOBAL || session.thread == here,
@@ -107,10 +129,9 @@ pub fn forbid() -> Outcome {
 /// Makes a stream wait for a captured event: it joins the capture.
 pub fn join(stream: &Arc<Stream>, point: &Point) -> Outcome {
     point.session.check()?;
-    if point.session.ended.load(Ordering::Relaxed) {
-        return Err(Error::CapturedEvent);
-    }
     stream.with_capture(|capture| match capture {
+        // Asked with the stream held: the end of the capture has yet to come past it, or has.
+        _ if point.session.has_ended() => Err(Error::CapturedEvent),
         Some(capture) if capture.session.id != point.session.id => {
             capture.session.invalidate();
             point.session.invalidate();
@@ -186,16 +207,7 @@ extern "C" fn cuStreamEndCapture(on: Handle, graph: Out<Handle>) -> Status {
         });
         let (session, tail) = session?;
         // Events that were recorded in it may hold it on.
-        session.ended.store(true, Ordering::Relaxed);
-        // Streams that joined are free again, whatever became of the graph.
-        let taking_part = |other: &Stream| {
-            other.with_capture(|capture| {
-                capture.as_ref().is_some_and(|capture| capture.session.id == session.id)
-            })
-        };
-        for (_, other) in driver()?.streams.select(taking_part) {
-            other.with_capture(|capture| *capture = None);
-        }
+        session.end()?;
         graph.set(0)?;
         session.check()?;
         if !session.graph.all_before(&tail) {
@@ -208,16 +220,8 @@ extern "C" fn cuStreamEndCapture(on: Handle, graph: Out<Handle>) -> Status {
 /// Status, id and graph of the capture a stream takes part in.
 fn info(on: Handle) -> Outcome<(u32, u64)> {
     let stream = stream(on)?;
-    if stream.handle == 0 && stream.flags & NON_BLOCKING == 0 {
-        let driver = driver()?;
-        let implicit = driver.streams.select(|other| {
-            other.context == stream.context
-                && other.flags & NON_BLOCKING == 0
-                && other.with_capture(|capture| capture.is_some())
-        });
-        if !implicit.is_empty() {
-            return Err(Error::StreamCaptureImplicit);
-        }
+    if stream.legacy() {
+        stream.blocking()?;
     }
     Ok(stream.with_capture(|capture| match capture {
         None => (0, 0),

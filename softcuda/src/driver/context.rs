@@ -358,8 +358,7 @@ extern "C" fn cuCtxRecordEvent(context: Handle, event: Handle) -> Status {
         let context = find(context)?;
         let event = driver()?.events.get(event)?;
         context.synchronize()?;
-        let number = event.issue();
-        context.stream.submit(Work::Record(event, number))
+        event.record(&context.stream)
     })
 }
 

@@ -1,5 +1,6 @@
 //! Events: marks in a stream's order, and when they were reached.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use super::capture::{self, Point};
 use super::context::{Health, context};
 use super::error::{Error, Outcome, Status};
 use super::state::{Handle, driver, lock};
-use super::stream::stream;
+use super::stream::{Stream, stream};
 use super::work::Work;
 
 const DISABLE_TIMING: u32 = 2;
@@ -24,12 +25,16 @@ pub struct Event {
     reached: Condvar,
 }
 
-/// How often the event was recorded, and how many of these have been reached.
+/// The event's records by number. A wait is for the one that was the last when it was asked for: later
+/// ones, on other streams, may be reached before it.
 #[derive(Debug, Default)]
 struct Marks {
     issued: u64,
-    finished: u64,
-    at: Option<Instant>,
+    /// The last that a stream took.
+    last: u64,
+    unfinished: BTreeSet<u64>,
+    /// The last of those that were reached, and when.
+    reached: Option<(u64, Instant)>,
     /// Set while the last record is part of a capture.
     captured: Option<Point>,
 }
@@ -39,19 +44,35 @@ impl Event {
         Self { context, flags, health, marks: Mutex::default(), reached: Condvar::new() }
     }
 
-    /// Counts a record; the number is for [`Event::finish`] and [`Event::wait`].
+    /// A number for a record, for [`Event::finish`] and [`Event::wait`].
     pub fn issue(&self) -> u64 {
         let mut marks = lock(&self.marks);
-        marks.captured = None;
         marks.issued += 1;
-        marks.issued
+        let number = marks.issued;
+        marks.unfinished.insert(number);
+        number
     }
 
     pub fn finish(&self, number: u64) {
         let mut marks = lock(&self.marks);
-        marks.finished = marks.finished.max(number);
-        marks.at = Some(Instant::now());
+        marks.unfinished.remove(&number);
+        marks.reached = marks.reached.max(Some((number, Instant::now())));
         self.reached.notify_all();
+    }
+
+    /// Records the event behind a stream's work. If the stream refuses, the event stays as it was: nobody
+    /// would ever finish the record.
+    pub fn record(self: &Arc<Self>, stream: &Arc<Stream>) -> Outcome {
+        let number = self.issue();
+        let submitted = stream.submit(Work::Record(self.clone(), number));
+        let mut marks = lock(&self.marks);
+        if submitted.is_ok() {
+            marks.last = marks.last.max(number);
+            marks.captured = None;
+        } else {
+            marks.unfinished.remove(&number);
+        }
+        submitted
     }
 
     pub fn capture(&self, point: Point) {
@@ -65,16 +86,16 @@ impl Event {
     /// The number of the last record, if it is not reached yet.
     pub fn pending(&self) -> Option<u64> {
         let marks = lock(&self.marks);
-        (marks.finished < marks.issued).then_some(marks.issued)
+        marks.unfinished.contains(&marks.last).then_some(marks.last)
     }
 
     pub fn is_finished(&self, number: u64) -> bool {
-        lock(&self.marks).finished >= number
+        !lock(&self.marks).unfinished.contains(&number)
     }
 
     pub fn wait(&self, number: u64) {
         let mut marks = lock(&self.marks);
-        while marks.finished < number {
+        while marks.unfinished.contains(&number) {
             marks = self.reached.wait(marks).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -99,7 +120,8 @@ impl Event {
         if self.pending().is_some() {
             return Err(Error::NotReady);
         }
-        lock(&self.marks).at.ok_or(Error::InvalidHandle)
+        let (_, at) = lock(&self.marks).reached.ok_or(Error::InvalidHandle)?;
+        Ok(at)
     }
 }
 
@@ -133,8 +155,7 @@ fn record(event: Handle, on: Handle) -> Outcome {
         event.capture(point);
         return Ok(());
     }
-    let number = event.issue();
-    stream.submit(Work::Record(event, number))
+    event.record(&stream)
 }
 
 #[unsafe(no_mangle)]

@@ -78,7 +78,8 @@ impl Stream {
         }
     }
 
-    fn legacy(&self) -> bool {
+    /// True for a context's own stream.
+    pub fn legacy(&self) -> bool {
         self.handle == 0 && self.flags & NON_BLOCKING == 0
     }
 
@@ -152,21 +153,30 @@ impl Stream {
     }
 
     /// The context's own stream and those made without `NON_BLOCKING` wait for each other.
-    fn fences(self: &Arc<Self>) -> Outcome<Vec<(Arc<Event>, u64)>> {
-        let driver = driver()?;
+    fn fences(&self) -> Outcome<Vec<(Arc<Event>, u64)>> {
         let others = if self.legacy() {
-            let blocking =
-                |other: &Stream| other.context == self.context && other.flags & NON_BLOCKING == 0;
-            driver.streams.select(blocking).into_iter().map(|(_, stream)| stream).collect()
+            self.blocking()?
         } else if self.flags & NON_BLOCKING == 0 {
-            vec![driver.contexts.get(self.context)?.stream.clone()]
+            vec![driver()?.contexts.get(self.context)?.stream.clone()]
         } else {
             Vec::new()
         };
-        if self.legacy() && others.iter().any(|other| lock(&other.queue).capture.is_some()) {
+        Ok(others.iter().filter_map(|other| other.fence()).collect())
+    }
+
+    /// The streams that the context's own one waits for, those of threads among them.
+    ///
+    /// # Errors
+    ///
+    /// If one is capturing: its work is not done, so nothing can wait for it.
+    pub fn blocking(&self) -> Outcome<Vec<Arc<Stream>>> {
+        let driver = driver()?;
+        let mut others = driver.contexts.get(self.context)?.streams(driver);
+        others.retain(|other| other.flags & NON_BLOCKING == 0 && !other.legacy());
+        if others.iter().any(|other| lock(&other.queue).capture.is_some()) {
             return Err(Error::StreamCaptureImplicit);
         }
-        Ok(others.iter().filter_map(|other| other.fence()).collect())
+        Ok(others)
     }
 
     /// An event behind all that is still to be done, if there is something.

@@ -1,12 +1,21 @@
 //! Faults: what they return, that they stay, and what can be read about them.
 
-use cudarc::driver::{CudaContext, CudaFunction, LaunchConfig, PushKernelArg, result, sys};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, DriverError, LaunchConfig, PushKernelArg, result, sys,
+};
 use cudarc::nvrtc::Ptx;
 
 use super::kernels::{ADD, BUMP, module};
+use super::streams::block;
 use super::{assert_passed, child, is_child, with_driver};
 
-fn add(context: &std::sync::Arc<CudaContext>) -> CudaFunction {
+const TRAP: &str = ".visible .entry k()\n{\ntrap;\n}\n";
+
+fn add(context: &Arc<CudaContext>) -> CudaFunction {
     let loaded = context.load_module(Ptx::from_src(module(&[ADD, BUMP]))).unwrap();
     loaded.load_function("add").unwrap()
 }
@@ -109,14 +118,72 @@ fn asynchronous_launches_fail_later() {
             return;
         }
         let context = CudaContext::new(0).unwrap();
-        let trap = ".visible .entry k()\n{\ntrap;\n}\n";
-        let loaded = context.load_module(Ptx::from_src(module(&[trap]))).unwrap();
+        let loaded = context.load_module(Ptx::from_src(module(&[TRAP]))).unwrap();
         let k = loaded.load_function("k").unwrap();
         let stream = context.new_stream().unwrap();
         let shape = LaunchConfig::for_num_elems(1);
         unsafe { stream.launch_builder(&k).launch(shape) }.map(drop).unwrap();
         let error = stream.synchronize().unwrap_err();
         assert_eq!(error.0, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+    });
+}
+
+/// Waits for an event as a thread of its own, since a wrong driver might never return.
+fn waited(event: &Arc<CudaEvent>) -> Result<(), DriverError> {
+    let (sender, receiver) = channel();
+    let event = event.clone();
+    std::thread::spawn(move || sender.send(event.synchronize()));
+    receiver.recv_timeout(Duration::from_secs(20)).expect("the wait ends")
+}
+
+#[test]
+fn events_after_a_fault_are_not_waited_for() {
+    with_driver("errors::events_after_a_fault_are_not_waited_for", || {
+        let context = CudaContext::new(0).unwrap();
+        let loaded = context.load_module(Ptx::from_src(module(&[TRAP]))).unwrap();
+        let k = loaded.load_function("k").unwrap();
+        let stream = context.new_stream().unwrap();
+        let events = [(); 2].map(|()| Arc::new(context.new_event(None).unwrap()));
+        let shape = LaunchConfig::for_num_elems(1);
+        let fault = unsafe { stream.launch_builder(&k).launch(shape) }.map(drop).unwrap_err();
+        assert_eq!(fault.0, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        assert_eq!(events[0].record(&stream).unwrap_err(), fault);
+        let of_context = unsafe { sys::cuCtxRecordEvent(context.cu_ctx(), events[1].cu_event()) };
+        assert_eq!(of_context, fault.0);
+        for event in &events {
+            assert_eq!(waited(event).unwrap_err(), fault);
+        }
+    });
+}
+
+#[test]
+fn a_refused_record_leaves_the_event_as_it_was() {
+    with_driver("errors::a_refused_record_leaves_the_event_as_it_was", || {
+        let context = CudaContext::new(0).unwrap();
+        context.bind_to_thread().unwrap();
+        let raw = result::stream::create(result::stream::StreamKind::Default).unwrap();
+        let capturing = unsafe { context.wrap_borrowed_stream(raw) };
+        let busy = context.new_stream().unwrap();
+        let events = [(); 3].map(|()| Arc::new(context.new_event(None).unwrap()));
+        let [new, pending, captured] = &events;
+        let release = block(&busy);
+        pending.record(&busy).unwrap();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        capturing.begin_capture(mode).unwrap();
+        captured.record(&capturing).unwrap();
+        for event in &events {
+            let refused = event.record(&context.default_stream()).unwrap_err();
+            assert_eq!(refused.0, sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+        }
+        // Whether the capture gives a graph now is not the question.
+        let _ = unsafe { result::stream::end_capture(raw) };
+        let still = waited(captured).unwrap_err().0;
+        assert_eq!(still, sys::CUresult::CUDA_ERROR_CAPTURED_EVENT);
+        waited(new).unwrap();
+        assert!(!pending.is_complete());
+        release.send(()).unwrap();
+        waited(pending).unwrap();
+        unsafe { result::stream::destroy(raw) }.unwrap();
     });
 }
 

@@ -106,6 +106,46 @@ fn streams_join_by_events() {
 }
 
 #[test]
+fn a_threads_default_stream_leaves_a_capture_that_ends() {
+    with_driver("graphs::a_threads_default_stream_leaves_a_capture_that_ends", || {
+        let context = CudaContext::new(0).unwrap();
+        unsafe { context.disable_event_tracking() };
+        let (main, own) = (context.new_stream().unwrap(), context.per_thread_stream());
+        let mut data = main.clone_htod(&[7u32; 4]).unwrap();
+        let (fork, join) = (context.new_event(None).unwrap(), context.new_event(None).unwrap());
+        main.begin_capture(MODE).unwrap();
+        fork.record(&main).unwrap();
+        own.wait(&fork).unwrap();
+        own.memset_zeros(&mut data).unwrap();
+        join.record(&own).unwrap();
+        main.wait(&join).unwrap();
+        let graph = main.end_capture(Flags(0)).unwrap().unwrap();
+        let none = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        assert_eq!(own.capture_status().unwrap(), none);
+        own.memcpy_htod(&[5u32; 4], &mut data).unwrap();
+        own.synchronize().unwrap();
+        assert_eq!(main.clone_dtoh(&data).unwrap(), [5; 4]);
+        graph.launch().unwrap();
+        assert_eq!(main.clone_dtoh(&data).unwrap(), [0; 4]);
+    });
+}
+
+#[test]
+fn the_default_stream_cannot_wait_for_a_capture() {
+    with_driver("graphs::the_default_stream_cannot_wait_for_a_capture", || {
+        let context = CudaContext::new(0).unwrap();
+        let (legacy, own) = (context.default_stream(), context.per_thread_stream());
+        own.begin_capture(MODE).unwrap();
+        let implicit = sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+        assert_eq!(legacy.capture_status().unwrap_err().0, implicit);
+        assert_eq!(legacy.record_event(None).err().unwrap().0, implicit);
+        // Whether the capture gives a graph now is not the question.
+        let _ = own.end_capture(Flags(0));
+        legacy.record_event(None).unwrap().synchronize().unwrap();
+    });
+}
+
+#[test]
 fn what_a_graph_cannot_hold_ends_the_capture() {
     with_driver("graphs::what_a_graph_cannot_hold_ends_the_capture", || {
         let context = CudaContext::new(0).unwrap();

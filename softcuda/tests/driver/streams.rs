@@ -1,6 +1,7 @@
 //! Streams and events, host functions among them.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ unsafe extern "C" fn wait(data: *mut c_void) {
 }
 
 /// Makes a stream wait until the sender sends.
-fn block(stream: &CudaStream) -> Sender<()> {
+pub fn block(stream: &CudaStream) -> Sender<()> {
     let (sender, receiver) = channel::<()>();
     let data = Box::into_raw(Box::new(receiver)).cast();
     unsafe { result::stream::launch_host_function(stream.cu_stream(), wait, data) }.unwrap();
@@ -162,6 +163,94 @@ fn pageable_memory_may_change_while_the_default_stream_waits_for_others() {
         release.send(()).unwrap();
         assert_eq!(stream.clone_dtoh(&data).unwrap(), [1, 2, 3]);
         unsafe { result::stream::destroy(raw) }.unwrap();
+    });
+}
+
+#[test]
+fn a_wait_is_for_the_record_there_was() {
+    with_driver("streams::a_wait_is_for_the_record_there_was", || {
+        let context = CudaContext::new(0).unwrap();
+        let [busy, idle, behind] = [(); 3].map(|()| context.new_stream().unwrap());
+        let event = context.new_event(None).unwrap();
+        let release = block(&busy);
+        event.record(&busy).unwrap();
+        behind.wait(&event).unwrap();
+        event.record(&idle).unwrap();
+        assert!(event.is_complete(), "the last record counts for a query");
+        // A stream that wrongly went on would need a moment for it.
+        std::thread::sleep(Duration::from_millis(200));
+        let waits = behind.record_event(None).unwrap();
+        assert!(!waits.is_complete());
+        release.send(()).unwrap();
+        waits.synchronize().unwrap();
+    });
+}
+
+#[test]
+fn synchronizing_with_an_event_is_for_the_record_there_was() {
+    with_driver("streams::synchronizing_with_an_event_is_for_the_record_there_was", || {
+        let context = CudaContext::new(0).unwrap();
+        let (busy, idle) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let event = Arc::new(context.new_event(None).unwrap());
+        // Whether the other thread waits already cannot be seen, so it gets more and more time for that.
+        let waited = [50, 1000, 5000].into_iter().any(|milliseconds| {
+            let release = block(&busy);
+            event.record(&busy).unwrap();
+            let (sender, receiver) = channel();
+            let waiting = event.clone();
+            let thread = std::thread::spawn(move || {
+                waiting.synchronize().unwrap();
+                sender.send(()).unwrap();
+            });
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            event.record(&idle).unwrap();
+            let waited = receiver.recv_timeout(Duration::from_millis(500)).is_err();
+            release.send(()).unwrap();
+            thread.join().unwrap();
+            busy.synchronize().unwrap();
+            waited
+        });
+        assert!(waited);
+    });
+}
+
+#[test]
+fn an_event_tells_the_time_of_its_last_record() {
+    with_driver("streams::an_event_tells_the_time_of_its_last_record", || {
+        let context = CudaContext::new(0).unwrap();
+        let (busy, idle) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = context.new_event(timed).unwrap();
+        let release = block(&busy);
+        event.record(&busy).unwrap();
+        event.record(&idle).unwrap();
+        let end = idle.record_event(timed).unwrap();
+        // The record before it is reached later.
+        release.send(()).unwrap();
+        busy.synchronize().unwrap();
+        let elapsed = event.elapsed_ms(&end).unwrap();
+        assert!(elapsed >= 0.0, "{elapsed}");
+    });
+}
+
+#[test]
+fn the_default_stream_waits_for_those_of_threads() {
+    with_driver("streams::the_default_stream_waits_for_those_of_threads", || {
+        let context = CudaContext::new(0).unwrap();
+        let (legacy, own) = (context.default_stream(), context.per_thread_stream());
+        let source = legacy.clone_htod(&[1u32, 2, 3]).unwrap();
+        let mut data = legacy.alloc_zeros::<u32>(3).unwrap();
+        legacy.synchronize().unwrap();
+        let release = block(&own);
+        legacy.memcpy_dtod(&source, &mut data).unwrap();
+        let copied = legacy.record_event(None).unwrap();
+        assert!(!copied.is_complete());
+        // And the other way round: behind the default stream's work.
+        let second = own.record_event(None).unwrap();
+        release.send(()).unwrap();
+        second.synchronize().unwrap();
+        assert!(copied.is_complete());
+        assert_eq!(legacy.clone_dtoh(&data).unwrap(), [1, 2, 3]);
     });
 }
 
