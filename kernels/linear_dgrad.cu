@@ -1,7 +1,7 @@
 // Gradient of a linear layer's input, dY · W, each sample's flow weight applied at the end; and what
 // passes between LoRA's factors, which is f32 on one side of the product or the other.
 //
-// Grid: [tiles of inputs, tiles of rows, parts of the rows beyond 65535 tiles].
+// Grid: [tiles of inputs, tiles of rows, parts of the rows beyond 32768 tiles].
 #include "flow.cuh"
 
 namespace gradroute {

@@ -179,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
     sketch[uint64_t(n) * length + k] = factor * sum;
 }
 
-// Sketches of 64 rows of a sample each, [N, parts, k_o, k_i], from its projected rows: Uᵀ · V, where U
+// Sketches of 128 rows of a sample each, [N, parts, k_o, k_i], from its projected rows: Uᵀ · V, where U
 // [tiles of O, R, k_o] and, behind it, V [tiles of I, R, k_i] lack the sum over the tiles. Each side has
 // at most 32 columns. With the routed gradient asked for, one weight holds for all of it.
 extern "C" __global__ void __launch_bounds__(GRADROUTE_THREADS)
