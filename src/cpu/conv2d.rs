@@ -140,9 +140,11 @@ fn lane_sum(values: &[f32]) -> f32 {
 pub(super) mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::testing::{Buffers, for_all_options, integers, noise};
-    use crate::ops::{Backend, ConvInputs};
+    use crate::ops::{Backend, ConvInputs, LayerOutputs, Options, Routing};
     use crate::problem::{Conv2d, Conv2dSpec, Padding, PaddingMode};
     use crate::reference;
+    use crate::routing::{LayerRouting, RegionMap};
+    use half::f16;
 
     pub(crate) fn kinds() -> Vec<Conv2dSpec> {
         let base = Conv2dSpec {
@@ -168,6 +170,14 @@ pub(super) mod tests {
                 padding: Padding { top: 0, bottom: 3, left: 2, right: 5 },
                 padding_mode: PaddingMode::Circular,
                 stride: [1, 2],
+                ..base
+            },
+            // Column 0 sees pixels 1, 0 and 3, whose first and last lie as a run's would.
+            Conv2dSpec {
+                size: [6, 4],
+                dilation: [1, 3],
+                padding: Padding::same([3, 3], [1, 3]),
+                padding_mode: PaddingMode::Circular,
                 ..base
             },
             Conv2dSpec { kernel: [2, 4], dilation: [2, 1], padding: same, ..base },
@@ -206,6 +216,22 @@ pub(super) mod tests {
     #[test]
     fn every_kind_matches_the_reference() {
         kinds().into_iter().for_each(|spec| compare(spec, noise, 1e-5));
+    }
+
+    #[test]
+    fn flow_is_applied_before_narrow_formats_round() {
+        // 90 000 exceeds f16; half of it does not.
+        let spec = Conv2dSpec { samples: 1, in_channels: 1, out_channels: 1, ..Default::default() };
+        let conv = Conv2d::new(Conv2dSpec { size: [1, 1], kernel: [1, 1], ..spec }).unwrap();
+        let regions = RegionMap::new(1, 1, Vec::new()).unwrap();
+        let layer = LayerRouting::new(regions, 1, vec![1.0], vec![0.5]).unwrap();
+        let routing = Routing { layer: &layer, categories: &[0], gates: None };
+        let options = Options { routing: Some(routing), ..Options::default() };
+        let [x, weight] = [[f16::ONE], [f16::from_f32(300.0)]];
+        let inputs = ConvInputs { x: &x, dy: &weight, weight: Some(&weight) };
+        let (mut dx, out) = ([f16::ZERO], LayerOutputs::default());
+        Cpu::new().conv2d(&conv, &options, inputs, Some(&mut dx), out).unwrap();
+        assert_eq!(dx, [f16::from_f32(45_000.0)]);
     }
 
     #[test]

@@ -132,6 +132,13 @@ impl InputGradient<'_> {
             let image = tile.grown(pixels * width);
             image.fill(0.0);
             self.block(n, block, image, [panel, projected]);
+            // Before they are rounded to `T`.
+            for (at, c) in self.blocks.channels(block).enumerate() {
+                match flows(c) {
+                    0.0 | 1.0 => {}
+                    flow => image[at..].iter_mut().step_by(width).for_each(|dx| *dx *= flow),
+                }
+            }
             let transposed = |dx: &mut [T]| {
                 transpose(image, [pixels, width], width, dx, pixels, T::from_f32);
             };
@@ -140,10 +147,9 @@ impl InputGradient<'_> {
                 || transposed(dx),
             );
             for (c, dx) in self.blocks.channels(block).zip(dx.chunks_exact_mut(pixels)) {
-                match flows(c) {
-                    1.0 => {}
-                    0.0 => dx.fill(T::from_f32(0.0)),
-                    flow => dx.iter_mut().for_each(|dx| *dx = T::from_f32(flow * dx.to_f32())),
+                // Selects: what is not finite does not flow either.
+                if flows(c) == 0.0 {
+                    dx.fill(T::from_f32(0.0));
                 }
             }
         });

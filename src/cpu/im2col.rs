@@ -104,9 +104,11 @@ fn runs(
             };
             let (first, last) = (start / width, (end - 1) / width);
             let pixel = |s: usize| problem.source(1, ox, s).map(|ix| iy * spec.size[1] + ix);
-            // Neighbouring kernel positions mostly see neighbouring pixels.
+            // Neighbouring kernel positions mostly see neighbouring pixels; that the first and the last do
+            // shows it of those between, but where a dilated kernel goes around the image.
             if let (Some(from), Some(to)) = (pixel(first), pixel(last))
                 && from + last == to + first
+                && (first == last || spec.dilation[1] == 1)
             {
                 f(at, Some(from * width + start - first * width), end - start);
                 at += end - start;

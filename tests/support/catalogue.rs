@@ -119,6 +119,17 @@ pub fn convolutions() -> Vec<Named> {
             },
         ),
         (
+            // Column 0 sees pixels 1, 0 and 3.
+            "circular, dilation past the middle",
+            Conv2dSpec {
+                padding_mode: circular,
+                size: [7, 4],
+                dilation: [1, 3],
+                padding: Padding::same([3, 3], [1, 3]),
+                ..base
+            },
+        ),
+        (
             "depthwise, dilation, stride, asymmetric",
             Conv2dSpec {
                 groups: 4,
