@@ -27,6 +27,7 @@ impl Layer {
         weight: Init,
         bias: Init,
     ) -> Result<Self> {
+        scope.recorder().check_new(&spec.path)?;
         let outputs = spec.outputs;
         let with_bias = spec.bias;
         let weight = scope.create("weight", shape, weight)?;
@@ -41,6 +42,9 @@ impl Layer {
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Self> {
+        if weight.is_variable() {
+            scope.recorder().check_new(&spec.path)?;
+        }
         if let Some(bias) = bias {
             expect_shape("bias", bias, &[spec.outputs])?;
             if bias.is_variable() != weight.is_variable() {

@@ -217,7 +217,7 @@ impl LoraOp {
     /// Keeps the call's tensors, if the branch is called more than once: as calls of its factors.
     pub fn stash(&self, state: &mut State, of: Operands) -> Result<()> {
         let indices = self.indices();
-        if state.layers[indices[0]].slot.calls < 2 {
+        if !state.layers[indices[0]].keeps_calls() {
             return Ok(());
         }
         let (rows, rank) = (self.problem.rows().total(), self.problem.rank());

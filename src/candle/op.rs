@@ -84,7 +84,8 @@ impl Call {
             return Err(refused(what(), reason));
         }
         let slot = &state.layers[index].slot;
-        if slot.done > 0 && slot.calls > 1 && slot.stashed() < slot.done {
+        let kept = state.layers[index].keeps_calls();
+        if kept && slot.done > 0 && slot.stashed() < slot.done {
             let reason = "the layer was called again after its backward in the same step; \
                           finish the step between micro-batches";
             return Err(refused(what(), reason));
@@ -205,9 +206,9 @@ impl LayerOp {
     /// Keeps the call's tensors, if its layer is called more than once.
     pub fn stash(&self, state: &mut State, x: Option<&Tensor>, dy: &Tensor) -> Result<()> {
         let Some(index) = self.call.handle.index else { return Ok(()) };
-        let slot = &mut state.layers[index].slot;
-        if slot.calls > 1 {
-            slot.stash(&self.problem, x.unwrap_or(dy), dy)?;
+        let layer = &mut state.layers[index];
+        if layer.keeps_calls() {
+            layer.slot.stash(&self.problem, x.unwrap_or(dy), dy)?;
         }
         Ok(())
     }

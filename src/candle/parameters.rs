@@ -113,17 +113,27 @@ impl Parameters {
     /// Adds a parameter made elsewhere.
     ///
     /// # Errors
-    /// [`Error::Argument`] when the name is taken or the parameter is not on the CPU.
+    /// [`Error::Argument`] when the name is taken, the variable stored already under another one,
+    /// or of a format or device that routed layers do not take.
     pub fn insert(&self, name: &str, var: Var) -> Result<()> {
         check_operand(name, &var)?;
         let mut store = self.lock();
         if store.index.contains_key(name) {
             return Err(Error::argument("name", "a name not yet taken", name));
         }
+        if let Some((other, _)) = store.entries.iter().find(|(_, known)| known.id() == var.id()) {
+            let given = format!("the variable of {other}, which would be trained twice");
+            return Err(Error::argument(name, "a variable not yet stored", given));
+        }
         let at = store.entries.len();
         store.index.insert(name.to_owned(), at);
         store.entries.push((name.to_owned(), var));
         Ok(())
+    }
+
+    /// Whether this variable is stored, under whatever name.
+    fn holds(&self, tensor: &Tensor) -> bool {
+        self.lock().entries.iter().any(|(_, known)| known.id() == tensor.id())
     }
 
     /// The parameter of this name.
@@ -297,9 +307,10 @@ impl Scope {
             }
             return Ok(());
         }
-        match self.parameters.get(&name) {
-            Some(known) if known.id() == tensor.id() => Ok(()),
-            _ => Ok(self.parameters.insert(&name, Var::from_tensor(tensor)?)?),
+        // One that the store has under a name of its own is trained by it.
+        match self.parameters.holds(tensor) {
+            true => Ok(()),
+            false => Ok(self.parameters.insert(&name, Var::from_tensor(tensor)?)?),
         }
     }
 }

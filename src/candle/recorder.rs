@@ -86,6 +86,13 @@ pub(super) struct Layer {
     pub slot: Slot,
 }
 
+impl Layer {
+    /// Whether a step's calls are kept until all have arrived, to be measured together.
+    pub fn keeps_calls(&self) -> bool {
+        self.sketch.is_some() && self.slot.calls > 1
+    }
+}
+
 /// Per layer, which of its regions were touched; none where no gradient arrived.
 pub(super) type Touched = Vec<Option<Vec<bool>>>;
 
@@ -231,6 +238,11 @@ impl Recorder {
         self.lock().phase = Phase::Idle;
     }
 
+    /// Refuses a layer that [`register`](Self::register) would, before it has any parameters.
+    pub(super) fn check_new(&self, path: &str) -> Result<()> {
+        self.lock().check_new(path)
+    }
+
     /// Registers a layer.
     pub(super) fn register(
         &self,
@@ -239,13 +251,7 @@ impl Recorder {
         bias: Option<&Tensor>,
     ) -> Result<usize> {
         let mut state = self.lock();
-        if state.governance.is_some() {
-            let what = format!("layer {}", spec.path);
-            return Err(refused(what, "the recorder is in use; build all layers first"));
-        }
-        if state.layers.iter().any(|layer| layer.spec.path == spec.path) {
-            return Err(Error::argument("path", "a path no other layer has", spec.path));
-        }
+        state.check_new(&spec.path)?;
         for tensor in [Some(weight), bias].into_iter().flatten() {
             let holds =
                 |layer: &&Layer| layer.weight == tensor.id() || layer.bias == Some(tensor.id());
@@ -309,6 +315,17 @@ impl State {
         (self.touched, self.reached) = (None, Vec::new());
     }
 
+    fn check_new(&self, path: &str) -> Result<()> {
+        if self.governance.is_some() {
+            let reason = "the recorder is in use; build all layers first";
+            return Err(refused(format!("layer {path}"), reason));
+        }
+        if self.index(path).is_some() {
+            return Err(Error::argument("path", "a path no other layer has", path));
+        }
+        Ok(())
+    }
+
     pub fn index(&self, path: &str) -> Option<usize> {
         self.layers.iter().position(|layer| layer.spec.path == path)
     }
@@ -318,7 +335,7 @@ impl State {
     }
 
     fn sketch_len(&self) -> usize {
-        self.layers.first().and_then(|layer| layer.sketch).map_or(0, |sketch| sketch.len())
+        self.sketch.map_or(0, |(kind, _)| kind.len())
     }
 
     fn begin(&mut self, phase: Phase) -> Result<()> {

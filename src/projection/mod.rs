@@ -33,6 +33,17 @@ pub enum SketchKind {
     },
 }
 
+impl SketchKind {
+    /// Numbers kept per sample, `K`.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        match *self {
+            Self::TwoSided { outputs, inputs } => outputs * inputs,
+            Self::Count { buckets } => buckets,
+        }
+    }
+}
+
 /// A layer's projection: its kind and the Philox key `(seed, layer)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sketch {
@@ -89,9 +100,6 @@ impl Sketch {
     /// Numbers kept per sample, `K`.
     #[allow(clippy::len_without_is_empty)] // never empty
     pub fn len(&self) -> usize {
-        match self.kind {
-            SketchKind::TwoSided { outputs, inputs } => outputs * inputs,
-            SketchKind::Count { buckets } => buckets,
-        }
+        self.kind.len()
     }
 }

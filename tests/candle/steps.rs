@@ -2,7 +2,11 @@
 
 use candle_core::{DType, Module, Tensor};
 use gradroute::Error;
-use gradroute::candle::{AdamW, AdamWConfig, Batch, Init, RoutedLinear};
+use gradroute::candle::{
+    AdamW, AdamWConfig, Batch, Init, Parameters, Recorder, RoutedEmbedding, RoutedLinear,
+    RoutedLora, Scope,
+};
+use gradroute::projection::SketchKind;
 use gradroute::provenance::StepRecord;
 
 use crate::support::*;
@@ -41,6 +45,41 @@ fn a_layer_called_twice_adds_up_before_it_is_measured() {
 }
 
 #[test]
+fn a_silent_recorder_keeps_nothing_of_a_layer_called_twice() {
+    let gradients = |recorder: Recorder| {
+        let parameters = Parameters::new(DType::F32, 3);
+        let scope = Scope::new(&parameters, &recorder);
+        let layer = RoutedLinear::new(4, 4, true, &scope.at("l")).unwrap();
+        let frozen = RoutedLinear::from_tensors(&random(&[4, 4], 2), None, &scope.at("base"));
+        let lora = RoutedLora::new(frozen.unwrap(), 2, 1.5, &scope.at("low")).unwrap();
+        recorder.begin_step(batch(3)).unwrap();
+        let once = |x: &Tensor| layer.forward(x).and_then(|x| lora.forward(&x));
+        let y = once(&once(&random(&[3, 2, 4], 1)).unwrap()).unwrap();
+        let grads = loss(&y).unwrap().backward().unwrap();
+        let record = recorder.finish_step().unwrap();
+        let all: Vec<_> = parameters.all().into_iter().map(|(name, _)| name).collect();
+        let given = all.iter().map(|name| gradient(&grads, &parameters, name));
+        (given.collect::<Vec<_>>(), record)
+    };
+    let (silent, record) = gradients(Recorder::silent());
+    let measured = Recorder::new(SketchKind::Count { buckets: BUCKETS }, SEED).unwrap();
+    assert_eq!(silent, gradients(measured).0);
+    assert!(silent.iter().flatten().any(|&g| g != 0.0));
+    assert!(record.sketch.is_empty() && record.sq_norm.iter().all(|sq| sq.is_nan()));
+}
+
+#[test]
+fn a_variable_is_stored_once_under_whatever_name() {
+    let (recorder, parameters, scope) = fresh();
+    assert_eq!(recorder.sketch_len(), BUCKETS, "before there is a layer");
+    let table = parameters.create("table", (3, 2), Init::Normal { std: 0.1 }).unwrap();
+    RoutedEmbedding::from_tensors(&table, &scope.at("embedding")).unwrap();
+    assert_eq!(parameters.all().len(), 1);
+    let twice = parameters.insert("again", table).unwrap_err().to_string();
+    assert!(twice.contains("again") && twice.contains("table"), "{twice}");
+}
+
+#[test]
 fn what_cannot_be_recorded_is_refused_by_name() {
     let (recorder, parameters, scope) = fresh();
     let layer = RoutedLinear::new(4, 2, true, &scope.at("deep.layer")).unwrap();
@@ -48,7 +87,7 @@ fn what_cannot_be_recorded_is_refused_by_name() {
     assert!(typed(&refused).contains("tied") && typed(&refused).contains("deep.layer"));
     assert!(
         typed(&RoutedLinear::new(4, 2, true, &scope.at("deep.layer")).unwrap_err())
-            .contains("name")
+            .contains("path")
     );
     let derived = (layer.weight() * 2.0).unwrap();
     let refused = RoutedLinear::from_tensors(&derived, None, &scope.at("derived")).unwrap_err();
@@ -66,6 +105,7 @@ fn what_cannot_be_recorded_is_refused_by_name() {
     assert!(text.contains("deep.layer") && text.contains("samples of the batch"), "{text}");
     let late = RoutedLinear::new(4, 2, true, &scope.at("late")).unwrap_err();
     assert!(typed(&late).contains("late"));
+    assert!(parameters.get("late.weight").is_none(), "a refused layer leaves nothing");
 
     let once = loss(&layer.forward(&x).unwrap()).unwrap();
     let grads = once.backward().unwrap();
