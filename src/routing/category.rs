@@ -47,18 +47,23 @@ impl CategoryPath {
     }
 }
 
+/// What a path is.
+const EXPECTED: &str = "names without a lone `+`, separated by single `/`, such as `style/script`";
+
 impl FromStr for CategoryPath {
     type Err = Error;
 
     fn from_str(path: &str) -> Result<Self> {
         let plain = |name: &str| {
-            !name.is_empty() && name.trim() == name && !name.chars().any(char::is_control)
+            let printed = !name.chars().any(char::is_control);
+            // ` + ` joins the names of a label set.
+            let joins = name.split(' ').any(|word| word == "+");
+            !name.is_empty() && name.trim() == name && printed && !joins
         };
         if path == "/" || path.split('/').all(plain) {
             return Ok(Self(path.into()));
         }
-        let expected = "names separated by single `/`, such as `style/script`";
-        Err(Error::argument("category", expected, format!("{path:?}")))
+        Err(Error::argument("category", EXPECTED, format!("{path:?}")))
     }
 }
 
@@ -115,7 +120,7 @@ impl Categories {
             let place = || format!("categories[{id}]");
             let wrong = |expected: &str| Error::argument(place(), expected, format!("{path:?}"));
             let parsed = path.parse().ok().filter(|path: &CategoryPath| path.depth() > 0);
-            let parsed = parsed.ok_or_else(|| wrong("names separated by single `/`"))?;
+            let parsed = parsed.ok_or_else(|| wrong(EXPECTED))?;
             if categories.insert(vec![parsed]) as usize != id {
                 return Err(wrong("a path that is not in the list yet"));
             }
@@ -236,7 +241,7 @@ mod tests {
         let (long, root) = (path("a/bc/d"), path("/"));
         assert!(long.lineage().eq(["/", "a", "a/bc", "a/bc/d"]) && root.lineage().eq(["/"]));
         assert!(long.lineage().all(|root| long.within(&path(root))));
-        for wrong in ["", "/a", "a/", "a//b", "a/ b", "a\n"] {
+        for wrong in ["", "/a", "a/", "a//b", "a/ b", "a\n", "a + b", "a/b +", "+"] {
             assert!(wrong.parse::<CategoryPath>().is_err(), "{wrong:?}");
         }
     }

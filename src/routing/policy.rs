@@ -221,7 +221,7 @@ impl Policy {
     ///
     /// # Errors
     /// [`Error::Policy`] naming the place: a name that is empty or there twice, a region without
-    /// parts, a profile that speaks of an unknown block or region, a number that is not finite,
+    /// parts or with one that names no features, a profile that speaks of an unknown block or region, a number that is not finite,
     /// a probability outside 0 to 1.
     pub fn new(
         blocks: Vec<Block>,
@@ -259,6 +259,10 @@ impl Policy {
             let place = format!("region {:?}", region.name);
             if region.parts.is_empty() {
                 return Err(error(place, "it has no parts"));
+            }
+            let features = region.parts.iter().flat_map(|part| [&part.outputs, &part.inputs]);
+            if features.flatten().any(|features| *features == Features::Ranges(Vec::new())) {
+                return Err(error(place, "a part names no features; leave them out to mean all"));
             }
             let off = region.switch.public_off();
             if !(0.0..=1.0).contains(&off) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use gradroute::problem::NormKind;
-use gradroute::routing::{Categories, LayerSpec, ModelLayout, Policy};
+use gradroute::routing::{Categories, Features, LayerSpec, ModelLayout, Policy};
 
 const SOUND: &str = r#"
 [[block]]
@@ -215,6 +215,16 @@ fn channels_of_grouped_convolutions_are_owned_by_output() {
                 [[region]]\n name = 'r'\n owner = 'style'\n parts = [{ layers = 'a', inputs = '0' }]";
     let text = outcome(text, &layout, &categories()).unwrap_err();
     assert!(text.contains("layer \"a\"") && text.contains("per group"), "{text}");
+}
+
+#[test]
+fn a_part_that_names_no_features_does_not_mean_all() {
+    let sound = Policy::from_toml(SOUND).unwrap();
+    let mut regions = sound.regions().to_vec();
+    regions[0].parts[0].outputs = Some(Features::Ranges(Vec::new()));
+    let policy = Policy::new(sound.blocks().to_vec(), regions, sound.profiles().to_vec());
+    let text = policy.unwrap_err().to_string();
+    assert!(text.contains("region \"script\"") && text.contains("no features"), "{text}");
 }
 
 #[test]
