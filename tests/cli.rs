@@ -250,6 +250,19 @@ fn who_stops_reading_makes_no_error() {
 }
 
 #[test]
+fn a_page_that_cannot_be_written_is_noticed_before_anything_is_done() {
+    let dir = written(3, 3);
+    let (page, out) = (dir.path().join("missing/page.html"), dir.path().join("index"));
+    let arguments = ["index", path(dir.path()), "--out", path(&out), "--html", path(&page)];
+    let refused = gradroute(&arguments);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && told.contains("missing"), "{told}");
+    assert!(!out.exists());
+    let folder = gradroute(&["inspect", path(dir.path()), "--html", path(dir.path())]);
+    assert!(folder.status.code() == Some(1) && folder.stdout.is_empty());
+}
+
+#[test]
 fn mistakes_say_what_to_do() {
     let dir = written(3, 3);
     let (ledger, empty) = (path(dir.path()), tempfile::tempdir().unwrap());

@@ -111,7 +111,7 @@ fn an_answer_ranks_both_sides_and_cites_the_ledger() {
         whole.samples.clear();
         assert_eq!(whole, archive.citation());
     }
-    index.verify().unwrap();
+    index.verify(|_, _| ()).unwrap();
 }
 
 /// Whitened as the archive's sums are, and with the archive's shares; only the sketches are rounded.
@@ -189,7 +189,7 @@ fn rows_past_a_page_and_a_row_group_are_found_in_every_block() {
             let exact = 63.5 + (n % 101) as f64 + 31.75 - 3.0 * (n % 101) as f64 - 1.0;
             assert!((score - exact).abs() < 1e-4, "sample {n}: {score} is not {exact}");
         }
-        index.verify().unwrap();
+        index.verify(|_, _| ()).unwrap();
     }
 }
 
@@ -301,7 +301,7 @@ fn a_damaged_index_is_refused_or_found() {
             assert!(named(&error), "{what}: {error}");
             refused += 1;
         }
-        assert!(named(&index.verify().unwrap_err()), "{what}");
+        assert!(named(&index.verify(|_, _| ()).unwrap_err()), "{what}");
     };
     for at in (0..whole.len()).step_by(5) {
         let mut bytes = whole.clone();
@@ -313,9 +313,9 @@ fn a_damaged_index_is_refused_or_found() {
     }
     assert!(refused > whole.len() / 197, "{refused} were refused");
     fs::remove_file(&table).unwrap();
-    assert!(matches!(index.verify().unwrap_err(), Error::Io { .. }));
+    assert!(matches!(index.verify(|_, _| ()).unwrap_err(), Error::Io { .. }));
     fs::write(&table, whole).unwrap();
-    index.verify().unwrap();
+    index.verify(|_, _| ()).unwrap();
     swapped(&index, dir.path());
 }
 
@@ -334,13 +334,13 @@ fn damaged_products_are_refused_or_found() {
             assert!(error.to_string().contains("_gram") || at >= header, "{at}: {error}");
             refused += 1;
         }
-        assert!(index.verify().unwrap_err().to_string().contains("_gram"), "byte {at}");
+        assert!(index.verify(|_, _| ()).unwrap_err().to_string().contains("_gram"), "byte {at}");
     }
     assert!(refused > header / 2, "{refused} of {header}");
     fs::write(&path, &whole[..whole.len() - 8]).unwrap();
     assert!(index.whitening(0.1).err().unwrap().to_string().contains("_gram"));
     fs::write(&path, whole).unwrap();
-    index.verify().unwrap();
+    index.verify(|_, _| ()).unwrap();
 }
 
 /// Tables of other samples do not add up with the rest.

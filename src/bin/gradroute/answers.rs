@@ -14,8 +14,8 @@ use crate::arguments::{Grouping, OutputArguments};
 use crate::integrity::opened;
 use crate::shown::{Part, Shown, estimate, head, number, percent};
 
-pub fn inspect(ledger: &Path) -> Result<Shown> {
-    let archive = opened(ledger)?;
+pub fn inspect(ledger: &Path, quiet: bool) -> Result<Shown> {
+    let archive = opened(ledger, quiet)?;
     let (info, reader) = (archive.reader().info(), archive.reader());
     let citation = archive.citation();
     let mut counts = std::collections::BTreeMap::<&str, (usize, usize)>::new();
@@ -101,8 +101,8 @@ fn picture<'a>(values: impl Iterator<Item = (&'a String, Estimate)>) -> Vec<Stri
     vec![bars(&values.map(bar).collect::<Vec<_>>())]
 }
 
-pub fn forward(ledger: &Path, subject: &Subject) -> Result<Shown> {
-    let answer = opened(ledger)?.forward(subject)?;
+pub fn forward(ledger: &Path, subject: &Subject, quiet: bool) -> Result<Shown> {
+    let answer = opened(ledger, quiet)?.forward(subject)?;
     let blocks = answer.blocks.iter().map(|it| {
         let amounts = [it.pushed, it.path, it.applied, it.unrouted, it.raw, it.route];
         let mut row = vec![it.block.clone(), estimate(&it.moved), percent(it.share)];
@@ -149,8 +149,8 @@ pub fn forward(ledger: &Path, subject: &Subject) -> Result<Shown> {
         .citing(&answer.citation))
 }
 
-pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping) -> Result<Shown> {
-    let answer = opened(ledger)?.backward(place, grouping.level, grouping.top)?;
+pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping, quiet: bool) -> Result<Shown> {
+    let answer = opened(ledger, quiet)?.backward(place, grouping.level, grouping.top)?;
     let categories = answer.categories.iter().map(|it| {
         let pushed = number(it.pushed);
         let samples = it.samples.to_string();
@@ -185,8 +185,8 @@ pub fn backward(ledger: &Path, place: &Place, grouping: &Grouping) -> Result<Sho
         .citing(&answer.citation))
 }
 
-pub fn output(question: &OutputArguments) -> Result<Shown> {
-    let archive = opened(&question.ledger)?;
+pub fn output(question: &OutputArguments, quiet: bool) -> Result<Shown> {
+    let archive = opened(&question.ledger, quiet)?;
     let (queries, about) = match question.query.like {
         Some(id) => (vec![archive.query_like(id)?], format!("what sample {id} did")),
         None => {
@@ -267,8 +267,8 @@ pub fn shares(shares: &[f64], blocks: &[String]) -> String {
     few.collect::<Vec<_>>().join(", ")
 }
 
-pub fn depth(ledger: &Path, subject: &Subject, level: Option<usize>) -> Result<Shown> {
-    let answer = opened(ledger)?.depth(subject, level)?;
+pub fn depth(ledger: &Path, subject: &Subject, level: Option<usize>, quiet: bool) -> Result<Shown> {
+    let answer = opened(ledger, quiet)?.depth(subject, level)?;
     let share = |it: &Estimate| format!("{:.1} ± {:.1} %", 100.0 * it.value, 100.0 * it.deviation);
     let blocks = answer
         .blocks
@@ -294,8 +294,8 @@ pub fn depth(ledger: &Path, subject: &Subject, level: Option<usize>) -> Result<S
         .citing(&answer.citation))
 }
 
-pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Shown> {
-    let answer = opened(ledger)?.overlap(&category.parse()?, level)?;
+pub fn overlap(ledger: &Path, category: &str, level: Option<usize>, quiet: bool) -> Result<Shown> {
+    let answer = opened(ledger, quiet)?.overlap(&category.parse()?, level)?;
     let rows = answer.others.iter().map(|it| {
         let loses = format!("{:.1} ± {:.1} %", 100.0 * it.loses.value, 100.0 * it.loses.deviation);
         vec![it.category.clone(), it.samples.to_string(), estimate(&it.cosine), loses]
@@ -314,8 +314,8 @@ pub fn overlap(ledger: &Path, category: &str, level: Option<usize>) -> Result<Sh
         .citing(&answer.citation))
 }
 
-pub fn alone(ledger: &Path, level: Option<usize>, damping: f64) -> Result<Shown> {
-    let answer = opened(ledger)?.alone(level, damping)?;
+pub fn alone(ledger: &Path, level: Option<usize>, damping: f64, quiet: bool) -> Result<Shown> {
+    let answer = opened(ledger, quiet)?.alone(level, damping)?;
     let rows = answer.categories.iter().map(|it| {
         let shares = shares(&it.shares, &answer.blocks);
         vec![it.category.clone(), it.samples.to_string(), estimate(&it.alone), shares]

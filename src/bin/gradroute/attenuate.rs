@@ -85,7 +85,7 @@ pub fn attenuate(question: &AttenuateArguments, quiet: bool) -> Result<Shown> {
     bar.enable_steady_tick(Duration::from_millis(120));
     check_out(question)?;
     bar.set_message("reading policy and ledger");
-    let source = Source::of(question)?;
+    let source = Source::of(question, quiet)?;
     let attenuation = set(&source.policy, question, &question.dials)?;
     bar.set_message("reading");
     let before = read(&question.checkpoint, &bar)?;
@@ -123,7 +123,7 @@ pub fn attenuate(question: &AttenuateArguments, quiet: bool) -> Result<Shown> {
 }
 
 impl Source {
-    fn of(question: &AttenuateArguments) -> Result<Self> {
+    fn of(question: &AttenuateArguments, quiet: bool) -> Result<Self> {
         let layout = question.layout.as_deref().map(layout).transpose()?;
         let Some(ledger) = &question.ledger else {
             let path = question.policy.as_ref().expect("clap asks for a ledger or a policy");
@@ -133,7 +133,7 @@ impl Source {
             let policy = policy.compile(&layout, &categories(&policy)?)?;
             return Ok(Self { policy, archive: None });
         };
-        let archive = opened(ledger)?;
+        let archive = opened(ledger, quiet)?;
         let mut info = archive.reader().info().clone();
         info.layout = layout.or(info.layout);
         Ok(Self { policy: info.compile()?, archive: Some(archive) })

@@ -28,8 +28,8 @@ enum Values {
     Texts(Vec<String>),
 }
 
-pub fn export(question: &ExportArguments) -> Result<Shown> {
-    let archive = opened(&question.ledger)?;
+pub fn export(question: &ExportArguments, quiet: bool) -> Result<Shown> {
+    let archive = opened(&question.ledger, quiet)?;
     let members = match question.subject()? {
         Some(subject) => Some(members(&archive, &subject)?),
         None => None,

@@ -3,16 +3,16 @@
 use gradroute::Result;
 use gradroute::provenance::Query;
 use gradroute::provenance::index::{Index, Precision, Ranked, TopOptions};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::answers::shares;
 use crate::arguments::{IndexArguments, TopArguments};
 use crate::integrity::checked;
+use crate::progress::{bar, told};
 use crate::shown::{Part, Shown, head, number};
 
 pub fn index(question: &IndexArguments, quiet: bool) -> Result<Shown> {
-    let reader = checked(&question.ledger)?;
+    let reader = checked(&question.ledger, quiet)?;
     let precision = if question.int8 { Precision::Int8 } else { Precision::F16 };
     let bar = bar(quiet, "segments and blocks");
     let built = Index::build(&reader, &question.out, precision, told(&bar))?;
@@ -40,7 +40,9 @@ pub fn index(question: &IndexArguments, quiet: bool) -> Result<Shown> {
 pub fn top(question: &TopArguments, quiet: bool) -> Result<Shown> {
     let index = Index::open(&question.index)?;
     if question.check {
-        index.verify()?;
+        let bar = bar(quiet, "files checked");
+        index.verify(told(&bar))?;
+        bar.finish_and_clear();
     }
     let query = Query::read(&question.query)?;
     let block = question.block.as_ref().map(|name| {
@@ -84,20 +86,5 @@ fn part(title: &str, ranked: &[Ranked], blocks: Option<&[String]>) -> Part {
         head: names,
         rows: ranked.iter().map(row).collect(),
         ..Part::default()
-    }
-}
-
-fn bar(quiet: bool, what: &str) -> ProgressBar {
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} {msg}, {elapsed}");
-    bar.set_style(style.expect("a valid template"));
-    bar.set_message(what.to_owned());
-    bar
-}
-
-fn told(bar: &ProgressBar) -> impl FnMut(usize, usize) {
-    |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
     }
 }

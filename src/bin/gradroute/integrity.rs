@@ -8,19 +8,22 @@ use gradroute::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::arguments::VerifyArguments;
+use crate::progress::{bar, told};
 use crate::shown::{Part, Shown, head};
 use crate::{FINE, FOUND};
 
 /// A ledger whose files, as far as answers cite them, are as they were written.
-pub fn checked(ledger: &Path) -> Result<LedgerReader> {
+pub fn checked(ledger: &Path, quiet: bool) -> Result<LedgerReader> {
     let reader = LedgerReader::open(ledger)?;
-    reader.verify_records()?;
+    let bar = bar(quiet, "files checked");
+    reader.verify_records(told(&bar))?;
+    bar.finish_and_clear();
     Ok(reader)
 }
 
 /// The same, to answer from.
-pub fn opened(ledger: &Path) -> Result<Archive> {
-    Archive::new(checked(ledger)?)
+pub fn opened(ledger: &Path, quiet: bool) -> Result<Archive> {
+    Archive::new(checked(ledger, quiet)?)
 }
 
 pub fn verify(question: &VerifyArguments, quiet: bool) -> Result<(Shown, u8)> {

@@ -9,6 +9,7 @@ mod export;
 mod indexing;
 mod integrity;
 mod memorized;
+mod progress;
 mod shown;
 
 use std::io::Write;
@@ -43,51 +44,69 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> gradroute::Result<u8> {
+    let quiet = cli.output.quiet;
+    if let Some(page) = &cli.output.html {
+        check_page(page)?;
+    }
     let (shown, code) = match &cli.command {
-        Command::Inspect { ledger } => (answers::inspect(ledger)?, FINE),
+        Command::Inspect { ledger } => (answers::inspect(ledger, quiet)?, FINE),
         Command::Trace(Trace::Forward { ledger, subject }) => {
-            (answers::forward(ledger, &subject.parsed()?)?, FINE)
+            (answers::forward(ledger, &subject.parsed()?, quiet)?, FINE)
         }
         Command::Trace(Trace::Backward { ledger, place, grouping }) => {
-            (answers::backward(ledger, &place.parsed(), grouping)?, FINE)
+            (answers::backward(ledger, &place.parsed(), grouping, quiet)?, FINE)
         }
-        Command::Trace(Trace::Output(question)) => (answers::output(question)?, FINE),
+        Command::Trace(Trace::Output(question)) => (answers::output(question, quiet)?, FINE),
         Command::Depth { ledger, subject, level } => {
-            (answers::depth(ledger, &subject.parsed()?, *level)?, FINE)
+            (answers::depth(ledger, &subject.parsed()?, *level, quiet)?, FINE)
         }
         Command::Overlap { ledger, category, level } => {
-            (answers::overlap(ledger, category, *level)?, FINE)
+            (answers::overlap(ledger, category, *level, quiet)?, FINE)
         }
         Command::Alone { ledger, level, damping } => {
-            (answers::alone(ledger, *level, *damping)?, FINE)
+            (answers::alone(ledger, *level, *damping, quiet)?, FINE)
         }
-        Command::Memorized(question) => (memorized::memorized(question, cli.output.quiet)?, FINE),
-        Command::Attenuate(question) => (attenuate::attenuate(question, cli.output.quiet)?, FINE),
-        Command::Verify(question) => integrity::verify(question, cli.output.quiet)?,
+        Command::Memorized(question) => (memorized::memorized(question, quiet)?, FINE),
+        Command::Attenuate(question) => (attenuate::attenuate(question, quiet)?, FINE),
+        Command::Verify(question) => integrity::verify(question, quiet)?,
         Command::Sign { ledger, key } => (integrity::sign(ledger, key)?, FINE),
-        Command::Export(question) => (export::export(question)?, FINE),
-        Command::Index(question) => (indexing::index(question, cli.output.quiet)?, FINE),
-        Command::Top(question) => (indexing::top(question, cli.output.quiet)?, FINE),
+        Command::Export(question) => (export::export(question, quiet)?, FINE),
+        Command::Index(question) => (indexing::index(question, quiet)?, FINE),
+        Command::Top(question) => (indexing::top(question, quiet)?, FINE),
     };
     deliver(&shown, &cli.output)?;
     Ok(code)
 }
 
+/// Refuses a page that has no folder before work is done for it.
+fn check_page(path: &Path) -> gradroute::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let found = std::fs::metadata(folder).map_err(export::io(folder))?;
+    let wrong = match (path.is_dir(), found.is_dir()) {
+        (true, _) => std::io::ErrorKind::IsADirectory,
+        (_, false) => std::io::ErrorKind::NotADirectory,
+        _ => return Ok(()),
+    };
+    Err(export::io(path)(wrong.into()))
+}
+
 /// To the terminal, and to a page if that is asked for.
 fn deliver(shown: &Shown, output: &Output) -> gradroute::Result<()> {
-    if let Some(path) = &output.html {
+    let page = output.html.as_ref().map(|path| {
         std::fs::write(path, shown.page()).map_err(export::io(path))?;
         if !output.quiet && !output.json {
             eprintln!("wrote {}", path.display());
         }
-    }
-    if output.json {
-        say(&format!("{:#}\n", shown.value))
-    } else if output.html.is_none() {
-        say(&shown.text())
-    } else {
         Ok(())
+    });
+    if output.json {
+        say(&format!("{:#}\n", shown.value))?;
+    } else if !matches!(page, Some(Ok(()))) {
+        // The answer is not lost with its page.
+        say(&shown.text())?;
     }
+    page.unwrap_or(Ok(()))
 }
 
 /// To standard output. Who reads it may have had enough, which is no error.

@@ -60,7 +60,7 @@ struct GatedWhen {
 }
 
 pub fn memorized(question: &MemorizedArguments, quiet: bool) -> Result<Shown> {
-    let archive = opened(&question.ledger)?;
+    let archive = opened(&question.ledger, quiet)?;
     let watched = watched(&archive, question.top, quiet)?;
     let signals = archive.signals(question.top, question.alike, question.search)?;
     let answer = Answer { signals: &signals, guard: watched.as_ref() };

@@ -219,18 +219,22 @@ impl Index {
         }
     }
 
-    /// Reads every file and compares size and digest with those noted when it was built.
+    /// Reads every file and compares size and digest with those noted when it was built; `progress`
+    /// is told files done and in all.
     ///
     /// # Errors
     /// [`Error::Ledger`](crate::Error::Ledger) or [`Error::Io`](crate::Error::Io) naming the first
     /// file that was altered or cannot be read.
-    pub fn verify(&self) -> Result<()> {
-        for file in self.contents.files.iter().chain(&self.contents.grams) {
+    pub fn verify(&self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+        let files: Vec<_> = self.contents.files.iter().chain(&self.contents.grams).collect();
+        for (done, file) in files.iter().enumerate() {
+            progress(done, files.len());
             let path = self.dir.join(&file.name);
             if digest(&path)? != (file.bytes, file.blake3.clone()) {
                 return Err(bad(&path, "the file was altered: its size or digest is another"));
             }
         }
+        progress(files.len(), files.len());
         Ok(())
     }
 }

@@ -116,13 +116,18 @@ impl LedgerReader {
     }
 
     /// [`LedgerReader::verify`] of what answers rest on: the run's files and the segments', not
-    /// its checkpoints.
+    /// its checkpoints. `progress` is told files done and in all.
     ///
     /// # Errors
     /// As [`LedgerReader::verify`].
-    pub fn verify_records(&self) -> Result<()> {
-        let mut files = self.manifest.entries.iter().flat_map(|entry| &entry.files);
-        files.try_for_each(|file| verify_file(&self.dir, file))
+    pub fn verify_records(&self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+        let files: Vec<_> = self.manifest.entries.iter().flat_map(|entry| &entry.files).collect();
+        for (done, file) in files.iter().enumerate() {
+            progress(done, files.len());
+            verify_file(&self.dir, file)?;
+        }
+        progress(files.len(), files.len());
+        Ok(())
     }
 
     /// Reads every file and compares size and digest with the manifest. Checkpoints that were
@@ -132,7 +137,7 @@ impl LedgerReader {
     /// [`Error::Ledger`](crate::Error::Ledger) naming the first file that is missing or was altered; [`audit`](super::audit())
     /// names all.
     pub fn verify(&self) -> Result<()> {
-        self.verify_records()?;
+        self.verify_records(|_, _| ())?;
         let Some(entry) = self.manifest.checkpoint() else { return Ok(()) };
         for file in &entry.checkpoint {
             match verify_file(&self.dir, file) {
