@@ -112,6 +112,10 @@ fn main() -> Result<()> {
         println!("peers: started by `cargo xtask peers`");
         return Ok(());
     }
+    if let Some(library) = std::env::var_os("GRADROUTE_BLAS") {
+        // SAFETY: `cargo xtask peers` hands on MKL, whose default is 32-bit integers.
+        unsafe { gradroute::cpu::use_blas(library) }?;
+    }
     let mut work = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;

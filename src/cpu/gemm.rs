@@ -9,6 +9,8 @@ use faer::prelude::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use gemm::Parallelism;
 
+use super::blas;
+
 /// Row-major view of `rows × columns`, consecutive rows `stride` apart.
 pub(crate) fn view(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice_with_stride(data, rows, columns, stride)
@@ -57,11 +59,21 @@ enum Library {
     Faer,
     /// Has no kernel for AVX-512.
     Matrixmultiply,
+    /// The caller's, where there is one.
+    Blas,
 }
 
 impl Library {
     /// For whole matrices, however they are cut.
     fn for_large() -> Self {
+        if blas::in_use() {
+            return Self::Blas;
+        }
+        Self::own()
+    }
+
+    /// As [`for_large`](Self::for_large), of those that the crate brings.
+    fn own() -> Self {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx512f") {
             return Self::Gemm;
@@ -77,10 +89,28 @@ impl Library {
 
     fn multiply(self, c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
         match (self, write) {
-            (Self::Gemm, _) => in_runs(c, write, alpha, a, b),
+            (Self::Gemm | Self::Blas, _) => self.in_runs(c, write, alpha, a, b),
             (Self::Faer, Write::Replace) => matmul(c, Accum::Replace, a, b, alpha, Par::Seq),
             (Self::Faer, Write::Add) => matmul(c, Accum::Add, a, b, alpha, Par::Seq),
             (Self::Matrixmultiply, _) => self.by_pointers(c, write, alpha, a, b),
+        }
+    }
+
+    /// In runs of the inner dimension of a length that the library takes in one go. Longer ones `gemm`
+    /// and MKL cut by the extents of `c`, so that how `c` is cut between threads would change the
+    /// last bits.
+    fn in_runs(self, mut c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
+        const RUN: usize = 512;
+        let k = a.ncols();
+        for start in (0..k.max(1)).step_by(RUN) {
+            let run = RUN.min(k - start);
+            let write = if start == 0 { write } else { Write::Add };
+            let (a, b) = (a.subcols(start, run), b.subrows(start, run));
+            match self {
+                Self::Blas if blas::multiply(c.rb_mut(), write, alpha, a, b) => {}
+                Self::Blas => Self::own().multiply(c.rb_mut(), write, alpha, a, b),
+                _ => self.by_pointers(c.rb_mut(), write, alpha, a, b),
+            }
         }
     }
 
@@ -113,19 +143,6 @@ impl Library {
                 );
             }
         }
-    }
-}
-
-/// By `gemm`, in runs of the inner dimension of a length that it takes in one go. Longer ones it cuts by the extents
-/// of `c`, so that how `c` is cut between threads would change the last bits.
-fn in_runs(mut c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    const RUN: usize = 512;
-    let k = a.ncols();
-    for start in (0..k.max(1)).step_by(RUN) {
-        let run = RUN.min(k - start);
-        let write = if start == 0 { write } else { Write::Add };
-        let (a, b) = (a.subcols(start, run), b.subrows(start, run));
-        Library::Gemm.by_pointers(c.rb_mut(), write, alpha, a, b);
     }
 }
 

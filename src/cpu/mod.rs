@@ -23,6 +23,7 @@
 //! ```
 
 mod bias;
+mod blas;
 mod buffers;
 mod column;
 mod conv2d;
@@ -50,6 +51,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod workspace;
+
+pub use blas::use_blas;
 
 use crate::Result;
 use crate::ops::{

@@ -42,7 +42,7 @@ pub struct Arguments {
     correctness: bool,
     /// Our own passes alone, without peers: cost as the problem grows and as less of it trains, on one
     /// thread.
-    #[arg(long, conflicts_with_all = ["quick", "only", "workload", "correctness", "threads"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "workload", "correctness", "threads", "mkl"])]
     growth: bool,
     /// Numbers of threads, each a table.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2], value_parser = threads)]
@@ -53,6 +53,9 @@ pub struct Arguments {
     /// Passes of each way to run a workload; one that takes above 5 s gets 3, above 20 s 1.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
+    /// Our large products by MKL, which is what PyTorch's are by; tables of their own.
+    #[arg(long)]
+    mkl: bool,
     /// Keep this run beside an earlier one, to see whether the ratios are the same.
     #[arg(long)]
     again: bool,
@@ -94,6 +97,8 @@ pub struct Setting {
     pub versions: environment::Versions,
     pub format: Format,
     pub memory_bytes: u64,
+    /// The BLAS our side is handed, if it is.
+    pub blas: Option<PathBuf>,
 }
 
 /// Installs, runs, and writes `benches/record/peers*`.
@@ -101,8 +106,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let all = workloads::read()?;
     let folder = shell::root().join("runs/peers");
     std::fs::create_dir_all(&folder)?;
+    let python = if arguments.growth { PathBuf::new() } else { environment::install()? };
     let setting = Setting {
-        python: if arguments.growth { PathBuf::new() } else { environment::install()? },
+        blas: arguments.mkl.then(|| environment::mkl(&python)).transpose()?,
+        python,
         ours: worker::build_ours()?,
         folder,
         participants: participants::chosen(&arguments.only)?,
@@ -123,18 +130,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let chosen = pick(&all, groups, &arguments.workload)?;
     let threads = if arguments.quick { &[1][..] } else { &arguments.threads };
     let rounds = if arguments.quick { 3 } else { arguments.rounds };
-    let mut tables = Vec::new();
+    let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
+    let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
+    let [mkl, again] = [(arguments.mkl, "-mkl"), (arguments.again, "-again")]
+        .map(|(asked, name)| if asked { name } else { "" });
     for &threads in threads {
         let timed = timing::measure(&setting, &chosen, threads, rounds)?;
         let text = table::timing(&setting, &timed, threads, &today());
         println!("\n{text}");
-        tables.push((threads, text, timed));
-    }
-    let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
-    let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
-    for (threads, text, timed) in tables {
-        let again = if arguments.again { "-again" } else { "" };
-        let name = format!("peers-{}-{threads}{}{again}", arguments.dtype.name(), instructions());
+        let (format, instructions) = (arguments.dtype.name(), instructions());
+        let name = format!("peers-{format}-{threads}{instructions}{mkl}{again}");
         keep(&record, &format!("{name}.md"), &text)?;
         picture::draw(&timed, &record.join(format!("{name}.svg")))?;
     }

@@ -1,8 +1,8 @@
 //! The peers' throw-away Python environment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::python;
 
@@ -13,6 +13,17 @@ const PINNED: &str = include_str!("../../peers/requirements.txt");
 pub fn install() -> Result<PathBuf> {
     let what = "the peers (Python 3.11 or later; about 6 GB, of which 3 GB are fetched)";
     python::pinned("peers", what, "xtask/peers/requirements.txt", PINNED)
+}
+
+/// MKL's one library for all its interfaces, beside this environment's Python.
+pub fn mkl(python: &Path) -> Result<PathBuf> {
+    let folder = python.parent().and_then(Path::parent).context("an environment")?.join("lib");
+    let files = std::fs::read_dir(&folder)?.filter_map(|file| Some(file.ok()?.path()));
+    let named = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libmkl_rt.so"))
+    };
+    let mut found = files.filter(named);
+    found.next().with_context(|| format!("{}: no libmkl_rt.so", folder.display()))
 }
 
 /// Versions by package.

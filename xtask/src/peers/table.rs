@@ -31,6 +31,11 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
         crate::machine::processor(),
         setting.format.name(),
     );
+    if setting.blas.is_some() {
+        let version = setting.versions.of("mkl").unwrap_or_default();
+        writeln!(text, "Our side's large products are by MKL {version}, as PyTorch's are.\n")
+            .expect("a string");
+    }
     for peer in &setting.participants {
         writeln!(text, "- *{}*: {}.", versioned(setting, peer), peer.takes).expect("a string");
     }

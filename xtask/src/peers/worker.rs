@@ -72,6 +72,9 @@ impl Worker {
         for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
             command.env(variable, threads.to_string());
         }
+        if let (Side::Ours, Some(blas)) = (side, &setting.blas) {
+            command.env("GRADROUTE_BLAS", blas);
+        }
         shell::keep_memory(&mut command);
         // As everywhere in this workspace; candle's own threads compute nothing here.
         command.env("CANDLE_NUM_THREADS", "1").env("PYTHONDONTWRITEBYTECODE", "1");

@@ -11,6 +11,7 @@ fn setting() -> Setting {
         folder: ".".into(),
         participants: participants::chosen(&["opacus".to_owned()]).unwrap(),
         versions: Versions::pinned(),
+        blas: None,
         format: Format::F32,
         memory_bytes: 0,
     }
