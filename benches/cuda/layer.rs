@@ -238,11 +238,11 @@ fn buffers(
     samples: usize,
     (shape, [x, dy]): (GradientShape, [usize; 2]),
 ) -> Buffers {
-    let (outputs, inputs) = (shape.outputs(), shape.inputs());
+    let (outputs, features) = (shape.outputs(), shape.features());
     // Categories 1 and 2 are routed to and from the owned outputs, 3 nowhere.
     let owned =
-        vec![Region { outputs: outputs - outputs.div_ceil(16)..outputs, inputs: 0..inputs }];
-    let regions = RegionMap::new(outputs, inputs, owned).expect("one region");
+        vec![Region { outputs: outputs - outputs.div_ceil(16)..outputs, inputs: 0..features }];
+    let regions = RegionMap::new(outputs, features, owned).expect("one region");
     let routes = vec![1.0, 1.0, 1.0, 0.5, 0.25, 1.0, 0.0, 0.0];
     let layer = LayerRouting::new(regions, 4, routes, vec![1.0; 8]).expect("a table");
     let copy = |len, seed| {
@@ -257,9 +257,9 @@ fn buffers(
     Buffers {
         x: copy(x, 1),
         dy: copy(dy, 2),
-        weight: copy(outputs * inputs, 3),
+        weight: copy(shape.weights(), 3),
         dx: stream.alloc_zeros::<bf16>(x).expect("a buffer"),
-        dw: zeros(outputs * inputs),
+        dw: zeros(shape.weights()),
         sq_norm: zeros(samples),
         sketch: zeros(samples * crate::NUMBERS),
         categories: [ids(|n| n % 3), ids(|n| 3 * (n % 2))],
