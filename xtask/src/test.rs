@@ -94,6 +94,8 @@ const STEPS: &[Step] = &[
         variables: &[("GRADROUTE_REQUIRE_GPU", "1"), ("SOFTCUDA_COUNTERS", COUNTERS)],
         ..step("counts", &["softcuda", "test", "--release", "--test", "cuda_counts"])
     },
+    // Nothing is timed there: every pass of the benchmark runs once, on small layers.
+    step("benchmark", &["softcuda", "bench", "--profile", "release", "--bench", "cuda"]),
     // What the compiler made of the kernels.
     step("gates", &["xtask", "gates"]),
     step(
