@@ -66,6 +66,11 @@ fn main() -> Result<()> {
     };
     if !trainer.run(&stop)? {
         let out = cli.out.display();
+        if options.plant == Plant::Study {
+            // The guard's scores so far, and the losses beside them, are in no ledger.
+            println!("\nLedger and checkpoint are committed, but a study cannot go on: --overwrite");
+            return Ok(());
+        }
         println!("\nLedger and checkpoint are committed. To continue:");
         println!("  cargo run --release --example glyph_diffusion -- --resume --out {out}");
         return Ok(());
