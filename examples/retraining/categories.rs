@@ -5,15 +5,21 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::lds::{self, Halves};
+use crate::lds::{self, Halves, VALIDATION};
 use crate::scores::{self, Method, Scores};
+use crate::stamp::Stamp;
 use crate::task::Task;
-use crate::{store, subset};
+use crate::{amount, store, subset};
 
 #[derive(Serialize)]
 struct Outcome {
     setup: serde_json::Value,
+    /// That chose the damping.
+    halves: amount::Halves,
     seeds: u64,
+    /// See [`VALIDATION`].
+    validation: usize,
+    measured: Stamp,
     names: Vec<String>,
     /// Training samples of each category.
     sizes: Vec<usize>,
@@ -70,7 +76,10 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, seeds: u64) -> Result<(
     }
     let outcome = Outcome {
         setup: task.setup(),
+        halves: halves.amount,
         seeds,
+        validation: VALIDATION,
+        measured: Stamp::now(),
         sizes: members.iter().map(Vec::len).collect(),
         names: categories.names.clone(),
         queries: categories.queries.clone(),

@@ -227,12 +227,20 @@ impl Task for Glyphs {
     }
 
     fn setup(&self) -> serde_json::Value {
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = OPTIMIZER;
         json!({
             "model": format!("diffusion U-Net of {:?} channels at 16², 8² and 4²", SIZE.widths),
             "training": format!("{} steps of AdamW, batches of {BATCH}, step size {LEARNING_RATE} falling to {FINAL_RATE} of it; weights averaged (decay {DECAY})", self.steps),
             "samples": self.train.len(),
             "queries": self.queries.len(),
             "draws": DRAWS,
+            "embed": SIZE.embed,
+            "optimizer": { "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay },
+            "warmup": WARMUP,
+            "recorded_seed": RECORDED_SEED,
+            "checkpoints": CHECKPOINTS,
+            "sketches": SKETCHES.map(|(_, kind)| kind),
+            "sketch_seed": SKETCH_SEED,
             "retraining": "the recorded run without the absent samples: same initialisation, \
                            order, noise levels and noise (seed 1), or those of another seed",
         })

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::scores::{self, Method, Scores};
+use crate::stamp::Stamp;
 use crate::statistics::{mean, spearman};
 use crate::task::Task;
-use crate::{store, subset};
+use crate::{amount, store, subset};
 
 /// Every so many queries one chooses the damping; the others judge.
 pub const VALIDATION: usize = 4;
@@ -19,12 +20,13 @@ pub const VALIDATION: usize = 4;
 struct Outcome {
     setup: serde_json::Value,
     samples: usize,
-    subsets: usize,
-    seeds: usize,
+    #[serde(flatten)]
+    halves: amount::Halves,
     /// See [`VALIDATION`].
     validation: usize,
     /// Spearman between two halves of the seeds, by query; empty with one seed.
     agreement: Vec<f64>,
+    measured: Stamp,
     scores: Vec<Judged>,
 }
 
@@ -39,19 +41,21 @@ struct Judged {
 pub struct Halves {
     members: Vec<Vec<usize>>,
     losses: Vec<Vec<Vec<f32>>>,
+    pub amount: amount::Halves,
 }
 
 impl Halves {
     /// Retrains on each half with each seed, or reads what was done already.
-    pub fn retrained(task: &dyn Task, out: &Path, subsets: usize, seeds: u64) -> Result<Self> {
-        let members = (0..subsets).map(|m| subset::half(task.samples(), m as u64)).collect();
+    pub fn retrained(task: &dyn Task, out: &Path, amount: amount::Halves) -> Result<Self> {
+        let members = (0..amount.subsets).map(|m| subset::half(task.samples(), m)).collect();
         let seed = |seed: u64| {
             let path = out.join(format!("halves-{seed}.f32"));
-            store::rows(&path, task.queries(), subsets, |m| {
+            store::rows(&path, task.queries(), amount.subsets as usize, |m| {
                 task.retrain(&subset::present(task.samples(), m as u64), seed)
             })
         };
-        Ok(Self { members, losses: (1..=seeds).map(seed).collect::<Result<_>>()? })
+        let losses = (1..=amount.seeds).map(seed).collect::<Result<_>>()?;
+        Ok(Self { members, losses, amount })
     }
 
     /// How much each half lowers each query's loss, up to a constant: `[queries][subsets]`,
@@ -116,10 +120,10 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves) -> Result<()> {
     let outcome = Outcome {
         setup: task.setup(),
         samples: task.samples(),
-        subsets: halves.members.len(),
-        seeds: halves.losses.len(),
+        halves: halves.amount,
         validation: VALIDATION,
         agreement: halves.agreement(),
+        measured: Stamp::now(),
         scores: judged,
     };
     store::write(&out.join("lds.json"), &outcome)

@@ -6,6 +6,8 @@
 //! cargo run --release --example retraining -- --help
 //! ```
 
+#[path = "../../xtask/src/evaluate/amount.rs"]
+mod amount;
 mod categories;
 #[allow(dead_code)] // the other example uses more of it
 #[path = "../glyph_diffusion/data.rs"]
@@ -16,11 +18,16 @@ mod diffusion;
 mod digits;
 mod glyphs;
 mod lds;
+#[path = "../../xtask/src/machine.rs"]
+mod machine;
 #[allow(dead_code)]
 #[path = "../glyph_diffusion/model.rs"]
 mod model;
 mod removal;
 mod scores;
+#[allow(dead_code)] // the last line is the table's
+#[path = "../../xtask/src/evaluate/stamp.rs"]
+mod stamp;
 #[allow(dead_code)] // intervals are the table's
 #[path = "../../xtask/src/evaluate/statistics.rs"]
 mod statistics;
@@ -33,6 +40,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
+use crate::amount::REPEATS;
 use crate::lds::Halves;
 use crate::removal::Extent;
 use crate::task::Task;
@@ -47,13 +55,13 @@ struct Cli {
     #[arg(long)]
     out: Option<PathBuf>,
     /// Half-subsets retrained on: 200 for digits, 100 for the others.
-    #[arg(long)]
-    subsets: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    subsets: Option<u64>,
     /// Seeds each half is retrained with: 5 for digits, 1 for the others.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
-    /// Seeds each model without a category or without a query's samples is retrained with: 3.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seeds each model without a category or without a query's samples is retrained with.
+    #[arg(long, default_value_t = REPEATS, value_parser = clap::value_parser!(u64).range(1..))]
     repeats: u64,
 }
 
@@ -85,15 +93,17 @@ fn main() -> Result<()> {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let (task, name, subsets, seeds): (Box<dyn Task>, _, _, _) = match cli.task {
-        Which::Digits => (Box::new(digits::Digits::load()?), "digits", 200, 5),
-        Which::Glyphs => (Box::new(glyphs::Glyphs::load(2)?), "glyphs", 100, 1),
-        Which::Typefaces => (Box::new(glyphs::Glyphs::load(4)?), "typefaces", 100, 1),
+    let (task, name): (Box<dyn Task>, _) = match cli.task {
+        Which::Digits => (Box::new(digits::Digits::load()?), "digits"),
+        Which::Glyphs => (Box::new(glyphs::Glyphs::load(2)?), "glyphs"),
+        Which::Typefaces => (Box::new(glyphs::Glyphs::load(4)?), "typefaces"),
     };
     let out = cli.out.clone().unwrap_or_else(|| PathBuf::from("runs/evaluate").join(name));
     store::prepare(&out, &task.setup())?;
-    let (subsets, seeds) = (cli.subsets.unwrap_or(subsets), cli.seeds.unwrap_or(seeds));
-    let halves = Halves::retrained(&*task, &out, subsets, seeds)?;
+    let mut amount = amount::Halves::of(name);
+    amount.subsets = cli.subsets.unwrap_or(amount.subsets);
+    amount.seeds = cli.seeds.unwrap_or(amount.seeds);
+    let halves = Halves::retrained(&*task, &out, amount)?;
     match cli.protocol {
         Protocol::Lds => lds::run(&*task, &out, &halves),
         Protocol::Removal => removal::run(&*task, &out, &halves, &extent(cli)),

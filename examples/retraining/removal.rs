@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::lds::{self, Halves, VALIDATION};
 use crate::scores::{self, Method, Scores};
+use crate::stamp::Stamp;
 use crate::task::Task;
-use crate::{store, subset};
+use crate::{amount, store, subset};
 
 /// Shares of the training samples that are taken away.
 const SHARES: [f64; 4] = [0.01, 0.02, 0.05, 0.1];
@@ -30,6 +31,9 @@ pub struct Extent {
 struct Outcome {
     setup: serde_json::Value,
     samples: usize,
+    /// That chose the damping.
+    halves: amount::Halves,
+    measured: Stamp,
     seeds: u64,
     shares: [f64; 4],
     /// Loss with all samples, by query.
@@ -46,6 +50,14 @@ struct Top {
     rise: Vec<Vec<f64>>,
 }
 
+/// What a row of a table holds.
+struct Row {
+    /// Samples the model is retrained without.
+    absent: Vec<usize>,
+    /// Queries whose losses are kept.
+    kept: Vec<usize>,
+}
+
 /// Retrains, and averages over the seeds.
 struct Bench<'a> {
     task: &'a dyn Task,
@@ -54,23 +66,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Mean over the seeds of a table of `count` rows, `[count][width]`. `row` says which
-    /// samples are absent and which queries' losses are kept.
-    fn mean(
-        &self,
-        name: &str,
-        width: usize,
-        count: usize,
-        row: impl Fn(usize) -> (Vec<usize>, Vec<usize>),
-    ) -> Result<Vec<Vec<f64>>> {
-        let mut sums = vec![vec![0.0; width]; count];
+    /// Mean over the seeds of a table, all of whose rows keep as many queries.
+    fn mean(&self, name: &str, rows: &[Row]) -> Result<Vec<Vec<f64>>> {
+        let width = rows[0].kept.len();
+        let name = file_name(name, rows);
+        let mut sums = vec![vec![0.0; width]; rows.len()];
         for seed in 1..=self.seeds {
             let path = self.out.join(format!("{name}-{seed}.f32"));
-            let table = store::rows(&path, width, count, |at| {
-                let (absent, kept) = row(at);
-                let present = subset::without(self.task.samples(), &absent);
+            let table = store::rows(&path, width, rows.len(), |at| {
+                let present = subset::without(self.task.samples(), &rows[at].absent);
                 let losses = self.task.retrain(&present, seed)?;
-                Ok(kept.into_iter().map(|q| losses[q]).collect())
+                Ok(rows[at].kept.iter().map(|&q| losses[q]).collect())
             })?;
             for (sums, row) in sums.iter_mut().zip(table) {
                 let share = |loss| f64::from(loss) / self.seeds as f64;
@@ -79,6 +85,18 @@ impl Bench<'_> {
         }
         Ok(sums)
     }
+}
+
+/// `name` with a hash of what the rows hold. Which samples a score takes away hangs on the damping, so on how many halves
+/// chose it: what was retrained for another ranking lies in another file.
+fn file_name(name: &str, rows: &[Row]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for list in rows.iter().flat_map(|row| [&row.absent, &row.kept]) {
+        for number in std::iter::once(&list.len()).chain(list) {
+            hasher.update(&(*number as u64).to_le_bytes());
+        }
+    }
+    format!("{name}-{}", &hasher.finalize().to_hex()[..12])
 }
 
 /// Measures and writes `removal.json`.
@@ -90,10 +108,11 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, extent: &Extent) -> Res
     let sizes = SHARES.map(|share| (share * task.samples() as f64).round() as usize);
     let bench = Bench { task, out, seeds: extent.seeds };
 
-    let base = bench.mean("removal-none", count, 1, |_| (Vec::new(), asked.clone()))?.remove(0);
-    let rows = bench.mean("removal-random", count, SHARES.len() * DRAWS, |at| {
-        (subset::random(task.samples(), sizes[at / DRAWS], at as u64), asked.clone())
-    })?;
+    let all = |absent| Row { absent, kept: asked.clone() };
+    let base = bench.mean("removal-none", &[all(Vec::new())])?.remove(0);
+    let draw = |at: usize| all(subset::random(task.samples(), sizes[at / DRAWS], at as u64));
+    let draws: Vec<Row> = (0..SHARES.len() * DRAWS).map(draw).collect();
+    let rows = bench.mean("removal-random", &draws)?;
     let rise = |row: &Vec<f64>| row.iter().zip(&base).map(|(loss, base)| loss - base).collect();
     let rises: Vec<Vec<f64>> = rows.iter().map(rise).collect();
     let random = rises.chunks_exact(DRAWS).map(<[_]>::to_vec).collect();
@@ -109,17 +128,18 @@ pub fn run(task: &dyn Task, out: &Path, halves: &Halves, extent: &Extent) -> Res
         let scores = lds::chosen(&all, halves, storage, name)
             .with_context(|| format!("no score {name} of {storage}"))?;
         let file = format!("removal-{storage}-{name}").replace([' ', ',', '='], "_");
-        let losses = bench.mean(&file, 1, SHARES.len() * count, |at| {
-            let query = asked[at % count];
-            (highest(scores, query, sizes[at / count]), vec![query])
-        })?;
+        let row = |(size, query)| Row { absent: highest(scores, query, size), kept: vec![query] };
+        let each = sizes.iter().flat_map(|&size| asked.iter().map(move |&query| (size, query)));
+        let losses = bench.mean(&file, &each.map(row).collect::<Vec<_>>())?;
         let rise = |(at, loss): (usize, &Vec<f64>)| loss[0] - base[at % count];
         let rises: Vec<f64> = losses.iter().enumerate().map(rise).collect();
         let rise = rises.chunks_exact(count).map(<[f64]>::to_vec).collect();
         top.push(Top { method: scores.method.clone(), rise });
     }
     let (setup, samples, seeds) = (task.setup(), task.samples(), extent.seeds);
-    let outcome = Outcome { setup, samples, seeds, shares: SHARES, base, random, top };
+    let (halves, measured) = (halves.amount, Stamp::now());
+    let outcome =
+        Outcome { setup, samples, halves, measured, seeds, shares: SHARES, base, random, top };
     store::write(&out.join("removal.json"), &outcome)
 }
 
@@ -130,4 +150,23 @@ fn highest(scores: &Scores, query: usize, size: usize) -> Vec<usize> {
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
     order.truncate(size);
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_other_samples_lie_in_another_file() {
+        let row =
+            |absent: &[usize], kept: &[usize]| Row { absent: absent.into(), kept: kept.into() };
+        let name = |rows: &[Row]| file_name("removal", rows);
+        let first = name(&[row(&[1, 2], &[0]), row(&[3], &[0])]);
+        assert!(first.starts_with("removal-") && first.len() == "removal-".len() + 12, "{first}");
+        assert_eq!(first, name(&[row(&[1, 2], &[0]), row(&[3], &[0])]));
+        // Other samples, the same ones split otherwise, and other queries.
+        assert_ne!(first, name(&[row(&[1, 4], &[0]), row(&[3], &[0])]));
+        assert_ne!(first, name(&[row(&[1], &[0]), row(&[2, 3], &[0])]));
+        assert_ne!(first, name(&[row(&[1, 2], &[5]), row(&[3], &[5])]));
+    }
 }

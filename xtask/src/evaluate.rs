@@ -1,5 +1,6 @@
 //! `cargo xtask evaluate`: measurements over several seeds, resumable, recorded in `benches/record/`.
 
+mod amount;
 mod attenuation;
 mod categories;
 mod chart;
@@ -9,6 +10,7 @@ mod prevention;
 mod removal;
 mod retraining;
 mod scale;
+mod stamp;
 mod statistics;
 mod study;
 
@@ -19,8 +21,9 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub enum Evaluation {
     /// Switching a region off against never having trained on its owner: runs of the example
-    /// over several seeds, about five minutes each on two cores. Finished runs are kept in
-    /// runs/evaluate/attenuation and not repeated.
+    /// over several seeds, about five minutes each on two cores. What finished runs came to lies in
+    /// benches/record/attenuation and is not measured again; to measure anew, remove it there
+    /// and the runs in runs/evaluate/attenuation.
     Attenuation(attenuation::Arguments),
     /// Telling planted copies from what is there once, at any time of the run.
     Duplicates(study::Arguments),
@@ -52,5 +55,25 @@ impl Evaluation {
             Self::Categories(arguments) => categories::run(&arguments),
             Self::Scale(arguments) => scale::run(&arguments),
         }
+    }
+}
+
+/// The command behind a page, with the options `(name, value, default)` that are not at their default.
+fn command(what: &str, options: &[(&str, u64, u64)]) -> String {
+    let other = options.iter().filter(|(_, value, default)| value != default);
+    let other: String = other.map(|(name, value, _)| format!(" --{name} {value}")).collect();
+    format!("cargo xtask evaluate {what}{other}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_names_what_is_not_the_default() {
+        let options = [("seeds", 4, 3), ("steps", 800, 800), ("repeats", 1, 3)];
+        let said = "cargo xtask evaluate lds digits --seeds 4 --repeats 1";
+        assert_eq!(command("lds digits", &options), said);
+        assert_eq!(command("duplicates", &options[1..2]), "cargo xtask evaluate duplicates");
     }
 }

@@ -135,6 +135,10 @@ impl Task for Digits {
             "training": format!("{EPOCHS} epochs of plain SGD, batches of {BATCH}, step size {RATE} falling to 0"),
             "samples": TRAIN,
             "queries": QUERIES,
+            "recorded_seed": RECORDED_SEED,
+            "checkpoints": CHECKPOINTS,
+            "sketches": SKETCHES.map(|(_, kind)| kind),
+            "sketch_seed": SKETCH_SEED,
             "retraining": "initialisation and order of every retraining follow from its seed; \
                            the recorded run has another",
         })

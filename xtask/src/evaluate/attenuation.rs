@@ -4,37 +4,42 @@
 //! taken on several days, and tables drawn again. Who changes what is trained removes that folder.
 
 mod picture;
+mod run;
 mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::shell;
+use run::Run;
+
+const SEEDS: u64 = 3;
+const GROUPS: [&str; 3] = ["script", "blackletter", "display"];
+const STEPS: u64 = 2400;
+const RELEARN: u64 = 512;
 
 /// How many runs, and how long.
 #[derive(Args)]
 pub struct Arguments {
     /// Seeds 1 to this many.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = SEEDS, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Groups whose rights are tracked, one after the other.
-    #[arg(long, value_delimiter = ',', default_values = ["script", "blackletter", "display"])]
+    #[arg(long, value_delimiter = ',', default_values = GROUPS)]
     groups: Vec<String>,
     /// Train the first group under the policy for the up blocks, too.
     #[arg(long)]
     up: bool,
-    /// Steps of each run; the example's own number when absent.
-    #[arg(long)]
-    steps: Option<u64>,
+    /// Steps of each run.
+    #[arg(long, default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
     /// Steps of learning a group again.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = RELEARN)]
     relearn: u64,
     /// Runs at a time, sharing the processors evenly. Changes no result, and is faster than
     /// giving all of them to one run.
@@ -148,6 +153,8 @@ impl Seed {
 
 /// Runs what is missing, then writes `benches/record/attenuation.md` and its pictures.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    // Before anything is trained.
+    runs(arguments).iter().try_for_each(|run| run.check(arguments))?;
     if !arguments.no_runs {
         shell::run(shell::cargo().args(["build", "--release", "--example", "glyph_diffusion"]))?;
         train_all(arguments)?;
@@ -160,19 +167,31 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     ensure!(!groups.is_empty(), "no group has all of its runs");
-    let steps = groups[0].seeds[0].of(Variant::Unrouted).steps;
-    let mut runs = groups.iter().flat_map(|group| &group.seeds).flat_map(|seed| &seed.outcomes);
-    ensure!(
-        runs.all(|(_, run)| run.steps == steps),
-        "the finished runs differ in length; remove the odd ones and run again"
-    );
     let record = shell::root().join("benches/record");
     fs::create_dir_all(&record)?;
-    fs::write(record.join("attenuation.md"), table::write(&groups))?;
+    fs::write(record.join("attenuation.md"), table::write(&groups, &command(&groups, arguments)))?;
     picture::dials(&groups, &record.join("attenuation.svg"))?;
     picture::relearning(&groups, &record.join("attenuation-relearning.svg"))?;
     println!("benches/record/attenuation.md and its pictures written");
     Ok(())
+}
+
+/// The command that makes the record of these groups.
+fn command(groups: &[Group], arguments: &Arguments) -> String {
+    let options = [
+        ("seeds", arguments.seeds, SEEDS),
+        ("steps", arguments.steps, STEPS),
+        ("relearn", arguments.relearn, RELEARN),
+    ];
+    let mut command = super::command("attenuation", &options);
+    let names: Vec<&str> = groups.iter().map(|group| &*group.name).collect();
+    if names != GROUPS {
+        command += &format!(" --groups {}", names.join(","));
+    }
+    if groups.iter().any(|group| group.variants.contains(&Variant::Up)) {
+        command += " --up";
+    }
+    command
 }
 
 /// The ways that a group is trained in.
@@ -187,7 +206,7 @@ fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
     let seeds = (1..=arguments.seeds)
         .map(|seed| {
             let read = |&variant: &Variant| {
-                let mut outcome = read(&Run { variant, group: name, seed }.kept())?;
+                let mut outcome = Run { variant, group: name, seed }.outcome()?;
                 // An unrouted run has the losses of every group but the one it was started with aside.
                 outcome.losses = outcome.others.remove(name).unwrap_or(outcome.losses);
                 Ok((variant, outcome))
@@ -198,8 +217,8 @@ fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
     Ok(Group { name: name.into(), variants, seeds })
 }
 
-/// Takes every run to its end, some at a time.
-fn train_all(arguments: &Arguments) -> Result<()> {
+/// Every run that is asked for.
+fn runs(arguments: &Arguments) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
     for (at, group) in arguments.groups.iter().enumerate() {
         let mut variants = variants(at == 0, arguments);
@@ -208,7 +227,12 @@ fn train_all(arguments: &Arguments) -> Result<()> {
             runs.extend(variants.iter().map(|&variant| Run { variant, group, seed }));
         }
     }
-    let waiting = Mutex::new(runs.into_iter());
+    runs
+}
+
+/// Takes every run to its end, some at a time.
+fn train_all(arguments: &Arguments) -> Result<()> {
+    let waiting = Mutex::new(runs(arguments).into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = (cores / arguments.jobs as usize).max(1);
@@ -225,67 +249,30 @@ fn train_all(arguments: &Arguments) -> Result<()> {
     })
 }
 
-/// One run.
-struct Run<'a> {
-    variant: Variant,
-    group: &'a str,
-    seed: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Run<'_> {
-    fn name(&self) -> String {
-        let (name, seed) = (self.variant.name(), self.seed);
-        match self.variant {
-            Variant::Unrouted => format!("{name}-{seed}"),
-            _ => format!("{name}-{}-{seed}", self.group),
-        }
+    #[test]
+    fn the_command_names_the_groups_that_are_told_of() {
+        let arguments = Arguments {
+            seeds: 3,
+            groups: GROUPS.map(String::from).into(),
+            up: false,
+            steps: STEPS,
+            relearn: 64,
+            jobs: 2,
+            no_runs: true,
+        };
+        let group = |name: &str, variants: &[Variant]| Group {
+            name: name.into(),
+            variants: variants.into(),
+            seeds: Vec::new(),
+        };
+        let all = GROUPS.map(|name| group(name, &[Variant::All]));
+        let said = "cargo xtask evaluate attenuation --relearn 64";
+        assert_eq!(command(&all, &arguments), said);
+        let one = [group("script", &[Variant::All, Variant::Up])];
+        assert_eq!(command(&one, &arguments), format!("{said} --groups script --up"));
     }
-
-    /// Where stands what it came to.
-    fn kept(&self) -> PathBuf {
-        let file = format!("{}.json", self.name());
-        shell::root().join("benches/record/attenuation").join(file)
-    }
-
-    /// Starts it, continues it where it was interrupted, or leaves it as it is; keeps what it came to.
-    fn train(&self, arguments: &Arguments, threads: usize) -> Result<()> {
-        let kept = self.kept();
-        if kept.exists() {
-            println!("{}: finished", self.name());
-            return Ok(());
-        }
-        let out = shell::root().join("runs/evaluate/attenuation").join(self.name());
-        let result = out.join("result.json");
-        if !result.exists() {
-            shell::run(&mut self.command(&out, arguments, threads))?;
-        }
-        fs::create_dir_all(kept.parent().expect("a file of a folder"))?;
-        Ok(fs::write(kept, serde_json::to_string_pretty(&read(&result)?)? + "\n")?)
-    }
-
-    /// The example that starts or continues it.
-    fn command(&self, out: &Path, arguments: &Arguments, threads: usize) -> Command {
-        let program = shell::root().join("target/release/examples/glyph_diffusion");
-        let mut example = Command::new(program);
-        example.env("RAYON_NUM_THREADS", threads.to_string()).arg("--out").arg(out);
-        if out.join("run.json").exists() {
-            example.arg("--resume");
-            return example;
-        }
-        // Few commits, since nobody asks these ledgers anything.
-        example.args(self.variant.options()).args(["--no-report", "--commit-every", "600"]);
-        example.args(["--own", self.group, "--seed", &self.seed.to_string()]);
-        if self.variant != Variant::Unrouted {
-            example.args(["--relearn", &arguments.relearn.to_string()]);
-        }
-        if let Some(steps) = arguments.steps {
-            example.args(["--steps", &steps.to_string()]);
-        }
-        example
-    }
-}
-
-fn read(path: &Path) -> Result<Outcome> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
 }

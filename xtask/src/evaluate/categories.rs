@@ -7,8 +7,10 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
+use super::amount::Halves;
 use super::chart;
-use super::retraining::{self, Arguments, Method, Setup, cell, verdict};
+use super::retraining::{self, Arguments, Method, Setup, Task, cell, chose, verdict};
+use super::stamp::Stamp;
 use super::statistics::{bootstrap, mean, spearman};
 
 const BAR: f64 = 0.8;
@@ -24,13 +26,24 @@ const SCORES: [(&str, &str); 5] = [
 #[derive(Deserialize)]
 struct Outcome {
     setup: Setup,
+    halves: Option<Halves>,
     seeds: u64,
+    /// Every so many queries one chose the damping.
+    #[serde(default = "every_fourth")]
+    validation: usize,
+    measured: Option<Stamp>,
     names: Vec<String>,
     sizes: Vec<usize>,
+    /// Category of each query.
     queries: Vec<usize>,
     /// `[seeds][categories][queries]`.
     rise: Vec<Vec<Vec<f64>>>,
     shares: Vec<Shares>,
+}
+
+/// As it was before outcomes said so.
+fn every_fourth() -> usize {
+    4
 }
 
 #[derive(Deserialize)]
@@ -41,9 +54,13 @@ struct Shares {
 }
 
 impl Shares {
+    fn asks_none(&self) -> bool {
+        self.share.iter().all(|row| row.len() == 1)
+    }
+
     /// Whose queries it can be judged on: what asks none speaks of the category itself.
     fn judged_on(&self) -> &'static [Asked] {
-        if self.share.iter().all(|row| row.len() == 1) { &[Asked::Own] } else { &Asked::EACH }
+        if self.asks_none() { &[Asked::Own] } else { &Asked::EACH }
     }
 }
 
@@ -69,6 +86,24 @@ impl Asked {
 }
 
 impl Outcome {
+    /// Without the queries that chose the damping: the others judge.
+    fn judging(mut self) -> Result<Self> {
+        let judges: Vec<usize> =
+            (0..self.queries.len()).filter(|&query| !chose(query, self.validation)).collect();
+        self.queries = judges.iter().map(|&query| self.queries[query]).collect();
+        let keep = |row: &mut Vec<f64>| *row = judges.iter().map(|&query| row[query]).collect();
+        self.rise.iter_mut().flatten().for_each(keep);
+        let shares = self.shares.iter_mut().filter(|shares| !shares.asks_none());
+        shares.flat_map(|shares| &mut shares.share).for_each(keep);
+        for (category, name) in self.names.iter().enumerate() {
+            ensure!(
+                self.queries.contains(&category),
+                "{name}: all of its queries chose the damping"
+            );
+        }
+        Ok(self)
+    }
+
     /// Mean over a category's queries of a row over all queries, or of the row's only number.
     fn on(&self, row: &[f64], category: usize) -> f64 {
         if let [only] = row {
@@ -113,8 +148,9 @@ impl Outcome {
 /// Measures and records.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let outcome: Outcome = retraining::measured(arguments, "categories")?;
+    let outcome = outcome.judging()?;
     let name = format!("categories-{}", arguments.task.name());
-    let picture = retraining::record(&name, &page(&outcome, &name)?)?;
+    let picture = retraining::record(&name, &page(&outcome, arguments.task)?)?;
     let shares = judged(&outcome)?[0];
     let share = outcome.values(&shares.share, Asked::Own).concat();
     let rise = outcome.values(&outcome.rise(), Asked::Own).concat();
@@ -135,14 +171,15 @@ fn judged(outcome: &Outcome) -> Result<Vec<&Shares>> {
     Ok(found)
 }
 
-fn page(outcome: &Outcome, name: &str) -> Result<String> {
-    let task = &name["categories-".len()..];
+fn page(outcome: &Outcome, task: Task) -> Result<String> {
     let mut page = format!(
-        "# Category removal, {task}\n\n`cargo xtask evaluate categories {task}`: {} categories, each \
-         taken away whole and the model retrained, {} seed{}.\n\n![share and effect]({name}.svg)\n\n",
+        "# Category removal, {name}\n\n`{}`: {} categories, each taken away whole and the model \
+         retrained, {} seed{}.\n\n![share and effect](categories-{name}.svg)\n\n",
+        retraining::command("categories", task, outcome.halves, Some(outcome.seeds)),
         outcome.names.len(),
         outcome.seeds,
         if outcome.seeds == 1 { "" } else { "s" },
+        name = task.name(),
     );
     page += &outcome.setup.paragraph();
     page += EXPLANATION;
@@ -194,14 +231,15 @@ fn page(outcome: &Outcome, name: &str) -> Result<String> {
     if outcome.seeds > 1 {
         page += &agreement(outcome)?;
     }
-    Ok(page + &retraining::closing(retraining::ONE_THREAD))
+    Ok(page + &retraining::closing(outcome.measured.as_ref()))
 }
 
-/// How far the effects are those of the seeds that were drawn: Spearman between the means of one half of them and of
-/// the other, and what follows for the mean of all by Spearman and Brown.
+/// How far the effects are those of the seeds that were drawn: Spearman between the means of two halves of them, of
+/// an odd number without the last, and what follows for the mean of all by Spearman and Brown.
 fn agreement(outcome: &Outcome) -> Result<String> {
     let mut page = String::from(AGREEMENT);
-    let (one, other) = outcome.rise.split_at(outcome.rise.len() / 2);
+    let half = outcome.rise.len() / 2;
+    let (one, other) = (&outcome.rise[..half], &outcome.rise[half..2 * half]);
     for asked in Asked::EACH {
         let side = |seeds: &[Vec<Vec<f64>>]| -> Vec<f64> {
             let tables: Vec<_> = seeds.iter().map(|s| outcome.values(s, asked).concat()).collect();
@@ -210,17 +248,23 @@ fn agreement(outcome: &Outcome) -> Result<String> {
                 .collect()
         };
         let halves = spearman(&side(one), &side(other));
-        let all = 2.0 * halves.max(0.0) / (1.0 + halves.max(0.0));
+        let all = spearman_brown(halves.max(0.0), outcome.rise.len() as f64 / half as f64);
         writeln!(page, "| {} | {halves:.2} | {all:.2} | {:.2} |", asked.name(), all.sqrt())?;
     }
     Ok(page)
 }
 
+/// Reliability of a mean over `times` as many seeds as one of `reliability` has.
+fn spearman_brown(reliability: f64, times: f64) -> f64 {
+    times * reliability / (1.0 + (times - 1.0) * reliability)
+}
+
 const AGREEMENT: &str = "
 ## How sure the effects are
 
-Spearman's correlation between the effects by one half of the seeds and by the other; what follows for the mean of all
-of them (Spearman and Brown, 1910); and its root, above which no share can be expected to correlate with that mean.
+Spearman's correlation between the effects by one half of the seeds and by the other, of an odd number without the
+last; what follows for the mean of all of them (Spearman and Brown, 1910); and its root, above which no share can be
+expected to correlate with that mean.
 
 | effect on | halves | all | most to expect |
 |---|---:|---:|---:|
@@ -230,7 +274,65 @@ const EXPLANATION: &str = "
 A category's share is the sum of its samples' scores; its effect is how much the loss rises, \
 on average over the seeds, when the model is trained without it. Spearman's correlation over the categories (on \"each \
 category's queries\" over all pairs of a category taken away and a category asked), 95 % bootstrap \
-interval over the categories. Where scores are whitened, every fourth query's LDS chose the damping. \"Whitened by the \
+interval over the categories. Where scores are whitened, every fourth query chose the damping by its LDS; the others \
+judge all scores. \"Whitened by the \
 rest\" is whitened by the samples of the other categories alone; \"moved alone\" asks no query: it compares the sum of the \
 category's record with itself, whitened so.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two categories, queries 0 and 4 of which chose; what an outcome says beside that, and its rise.
+    fn outcome(fields: &str, rise: &str) -> Outcome {
+        let setup =
+            r#"{"model": "", "training": "", "samples": 2, "queries": 6, "retraining": ""}"#;
+        let method = r#"{"storage": "", "name": "", "damping": null, "extra_pass": false}"#;
+        let shares = format!(
+            r#"[{{"method": {method}, "share": [[9, 1, 2, 3, 9, 5], [9, 0, 0, 0, 9, 0]]}},
+                {{"method": {method}, "share": [[7], [8]]}}]"#
+        );
+        let text = format!(
+            r#"{{"setup": {setup}, {fields} "names": ["a", "b"], "sizes": [1, 1],
+                "queries": [0, 0, 1, 0, 1, 1], "rise": {rise}, "shares": {shares}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn queries_that_chose_the_damping_do_not_judge() {
+        let rise = "[[[9, 1, 2, 3, 9, 5], [9, 4, 4, 4, 9, 4]]]";
+        let judging = outcome(r#""seeds": 1,"#, rise).judging().unwrap();
+        assert_eq!(judging.queries, [0, 1, 0, 1]);
+        assert_eq!(judging.rise, [[[1.0, 2.0, 3.0, 5.0], [4.0; 4]]]);
+        assert_eq!(judging.shares[0].share, [[1.0, 2.0, 3.0, 5.0], [0.0; 4]]);
+        assert_eq!(judging.shares[1].share, [[7.0], [8.0]]);
+        assert_eq!(judging.values(&judging.rise(), Asked::Own), [[2.0], [4.0]]);
+        // Every second by the outcome's own word: 1, 3 and 5 judge.
+        let every_second = outcome(r#""seeds": 1, "validation": 2,"#, rise).judging().unwrap();
+        assert_eq!(every_second.rise[0][0], [1.0, 3.0, 5.0]);
+        // Everybody's: nobody judges.
+        assert!(outcome(r#""seeds": 1, "validation": 1,"#, rise).judging().is_err());
+    }
+
+    #[test]
+    fn an_odd_seed_takes_no_side() {
+        let (seed, last) = (
+            "[[1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]]",
+            "[[5, 5, 5, 5, 5, 5], [2, 2, 2, 2, 2, 2]]",
+        );
+        let page = |rise: &str| agreement(&outcome(r#""seeds": 3,"#, rise)).unwrap();
+        let (odd, even) =
+            (page(&format!("[{seed}, {seed}, {last}]")), page(&format!("[{seed}, {seed}]")));
+        assert_eq!(odd, even);
+        assert!(odd.contains("| 1.00 | 1.00 | 1.00 |"), "{odd}");
+    }
+
+    #[test]
+    fn reliability_grows_as_spearman_and_brown_have_it() {
+        assert_eq!(spearman_brown(0.5, 2.0), 2.0 / 3.0);
+        assert_eq!(spearman_brown(0.5, 3.0), 0.75);
+        assert_eq!(spearman_brown(0.0, 2.0), 0.0);
+    }
+}

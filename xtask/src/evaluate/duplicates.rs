@@ -57,7 +57,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })
         .collect();
     let record = shell::root().join("benches/record");
-    fs::write(record.join("duplicates.md"), page(&runs, &measured))?;
+    fs::write(
+        record.join("duplicates.md"),
+        page(&arguments.command("duplicates"), &runs, &measured),
+    )?;
     draw(&measured, &record.join("duplicates.svg"))?;
     println!("benches/record/duplicates.md and .svg written");
     Ok(())
@@ -76,28 +79,23 @@ fn measure(runs: &[Run], at: usize, signal: &Signal, part: &Part) -> Estimate {
 
 /// AUROC, the mean over runs: each run's samples are ranked among themselves.
 fn estimate(runs: impl Iterator<Item = Vec<Scored>>) -> Estimate {
-    // Units of the bootstrap: a run's glyphs, with their copies.
-    let mut units: Vec<(usize, Vec<(f64, bool)>)> = Vec::new();
-    let mut count = 0;
-    for (run, scores) in runs.enumerate() {
-        let mut glyphs: BTreeMap<u64, Vec<(f64, bool)>> = BTreeMap::new();
-        for (sample, score, planted) in scores {
-            glyphs.entry(sample % COPY_IDS).or_default().push((score, planted));
-        }
-        units.extend(glyphs.into_values().map(|glyph| (run, glyph)));
-        count = run + 1;
-    }
-    bootstrap(units.len(), |drawn| {
-        let mut weights = vec![0.0; units.len()];
+    // Units of the bootstrap: glyphs, with their copies in every run.
+    let mut glyphs: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut unit = |(sample, score, planted): Scored| {
+        let next = glyphs.len();
+        (*glyphs.entry(sample % COPY_IDS).or_insert(next), score, planted)
+    };
+    let runs: Vec<Vec<(usize, f64, bool)>> =
+        runs.map(|run| run.into_iter().map(&mut unit).collect()).collect();
+    bootstrap(glyphs.len(), |drawn| {
+        let mut weights = vec![0.0; glyphs.len()];
         drawn.iter().for_each(|&unit| weights[unit] += 1.0);
-        let of_run = |run: usize| {
-            let own = units.iter().zip(&weights).filter(|(unit, _)| unit.0 == run);
+        let of_run = |run: &Vec<(usize, f64, bool)>| {
             auroc(
-                own.flat_map(|((_, glyph), &w)| glyph.iter().map(move |&(s, p)| (s, p, w)))
-                    .collect(),
+                run.iter().map(|&(unit, score, planted)| (score, planted, weights[unit])).collect(),
             )
         };
-        (0..count).map(of_run).sum::<f64>() / count as f64
+        runs.iter().map(of_run).sum::<f64>() / runs.len() as f64
     })
 }
 
@@ -105,12 +103,12 @@ fn cell(it: Estimate) -> String {
     format!("{:.3} ({:.3}–{:.3})", it.value, it.low, it.high)
 }
 
-fn page(runs: &[Run], measured: &[(f64, [Estimate; 4])]) -> String {
+fn page(command: &str, runs: &[Run], measured: &[(f64, [Estimate; 4])]) -> String {
     let samples = &runs[0].scores[0].samples;
     let planted = samples.iter().filter(|it| it.times > 1).count();
     let mut page = format!(
         "# Duplicates\n\n\
-         `cargo xtask evaluate duplicates`: {} run(s) of the example's model, {} steps of its default \
+         `{command}`: {} run(s) of the example's model, {} steps of its default \
          batch, over {} samples, of which {planted} are copies of 20 planted glyphs, there ×2 to \
          ×20; of ten glyphs half of the copies are shifted by a pixel. AUROC of telling them from \
          the others, at any time of the run, with intervals of 95 % (bootstrap over glyphs).\n\n\
@@ -195,3 +193,23 @@ run has got. Among the negatives are glyphs that several typefaces share pixel b
 the loss are those of the training pass, relative to all samples' at the same noise level and time, \
 averaged over a sample's visits; they say whether a picture is fitted, not whether it is there twice.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_run_of_the_same_glyphs_narrows_no_interval() {
+        // Every fifth of 40 glyphs is planted, with two copies.
+        let glyph = |k: u64| {
+            let score = (k * 7 % 40) as f64 + if k.is_multiple_of(5) { 8.0 } else { 0.0 };
+            let copy = k.is_multiple_of(5).then_some((k + COPY_IDS, score + 1.0, true));
+            [(k, score, k.is_multiple_of(5))].into_iter().chain(copy)
+        };
+        let run: Vec<Scored> = (0..40).flat_map(glyph).collect();
+        let [one, three] = [1, 3].map(|runs| estimate(std::iter::repeat_n(run.clone(), runs)));
+        assert!(one.low < one.value && one.value < one.high);
+        assert!((one.value - three.value).abs() < 1e-12);
+        assert!((one.low - three.low).abs() < 1e-12 && (one.high - three.high).abs() < 1e-12);
+    }
+}

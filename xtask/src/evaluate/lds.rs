@@ -6,8 +6,10 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use super::amount::Halves;
 use super::chart::{self, Interval};
-use super::retraining::{self, Arguments, Method, Setup, Task, cell, verdict};
+use super::retraining::{self, Arguments, Method, Setup, Task, cell, chose, verdict};
+use super::stamp::Stamp;
 use super::statistics::{bootstrap, mean, mean_interval, mean_of};
 
 const FULL: &str = "full gradient";
@@ -17,14 +19,15 @@ const TWO_SIDED: &str = "two-sided k=16";
 const D_TRAK: f64 = 0.34;
 
 /// Half-subsets the bars ask for.
-const ENOUGH: usize = 100;
+const ENOUGH: u64 = 100;
 
 #[derive(Deserialize)]
 struct Outcome {
     setup: Setup,
-    subsets: usize,
-    seeds: usize,
+    #[serde(flatten)]
+    halves: Halves,
     validation: usize,
+    measured: Option<Stamp>,
     agreement: Vec<f64>,
     scores: Vec<Judged>,
 }
@@ -55,7 +58,7 @@ impl Row<'_> {
 impl Outcome {
     fn parts(&self, lds: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (choose, judge): (Vec<_>, Vec<_>) =
-            lds.iter().enumerate().partition(|(query, _)| query % self.validation == 0);
+            lds.iter().enumerate().partition(|(query, _)| chose(*query, self.validation));
         let values = |part: Vec<(usize, &f64)>| part.into_iter().map(|(_, lds)| *lds).collect();
         (values(choose), values(judge))
     }
@@ -97,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Task::Glyphs | Task::Typefaces => glyphs(&rows)?,
     };
     let name = format!("lds-{}", arguments.task.name());
-    let picture = retraining::record(&name, &page(&outcome, &rows, &claims, &name))?;
+    let picture = retraining::record(&name, &page(&outcome, &rows, &claims, arguments.task))?;
     let intervals: Vec<Interval> = rows
         .iter()
         .map(|row| Interval {
@@ -162,22 +165,21 @@ fn glyphs(rows: &[Row]) -> Result<Vec<Claim>> {
     Ok(claims)
 }
 
-fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], name: &str) -> String {
+fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], task: Task) -> String {
+    let Halves { subsets, seeds } = outcome.halves;
     let mut page = format!(
-        "# LDS, {}\n\n`cargo xtask evaluate lds {}`: {} half-subsets, retrained with {} seed{} each.\n\n\
-         ![LDS of each score]({name}.svg)\n\n",
-        &name[4..],
-        &name[4..],
-        outcome.subsets,
-        outcome.seeds,
-        if outcome.seeds == 1 { "" } else { "s" },
+        "# LDS, {name}\n\n`{}`: {subsets} half-subsets, retrained with {seeds} seed{} each.\n\n\
+         ![LDS of each score](lds-{name}.svg)\n\n",
+        retraining::command("lds", task, Some(outcome.halves), None),
+        if seeds == 1 { "" } else { "s" },
+        name = task.name(),
     );
     page += &outcome.setup.paragraph();
     page += EXPLANATION;
     if rows.iter().any(|row| row.method.name.ends_with("by phases")) {
         page += BY_PHASES;
     }
-    if outcome.subsets < ENOUGH {
+    if subsets < ENOUGH {
         page += PRELIMINARY;
     }
     if !outcome.agreement.is_empty() {
@@ -203,7 +205,7 @@ fn page(outcome: &Outcome, rows: &[Row], claims: &[Claim], name: &str) -> String
         writeln!(page, "| {storage} | {name} | {pass} | {damping} | {value} |")
             .expect("a string takes any text");
     }
-    page + &dampings(outcome) + &retraining::closing(retraining::ONE_THREAD)
+    page + &dampings(outcome) + &retraining::closing(outcome.measured.as_ref())
 }
 
 /// LDS of the whitened scores at every damping, on the judging queries.

@@ -6,8 +6,10 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::Deserialize;
 
+use super::amount::Halves;
 use super::chart::{self, Line};
-use super::retraining::{self, Arguments, Method, Setup, cell, verdict};
+use super::retraining::{self, Arguments, Method, Setup, Task, cell, verdict};
+use super::stamp::Stamp;
 use super::statistics::{bootstrap, mean, mean_interval, mean_of};
 
 /// The share that must move the query three times as much as at random.
@@ -17,7 +19,9 @@ const TIMES: f64 = 3.0;
 #[derive(Deserialize)]
 struct Outcome {
     setup: Setup,
-    seeds: usize,
+    halves: Option<Halves>,
+    seeds: u64,
+    measured: Option<Stamp>,
     shares: Vec<f64>,
     base: Vec<f64>,
     /// `[shares][draws][queries]`.
@@ -53,7 +57,7 @@ impl Outcome {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let outcome: Outcome = retraining::measured(arguments, "removal")?;
     let name = format!("removal-{}", arguments.task.name());
-    let picture = retraining::record(&name, &page(&outcome, &name))?;
+    let picture = retraining::record(&name, &page(&outcome, arguments.task))?;
     let line = |label: String, at: &dyn Fn(usize) -> Vec<f64>| Line {
         label,
         points: (outcome.shares.iter().enumerate())
@@ -68,15 +72,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     chart::lines(&picture, axes, &lines)
 }
 
-fn page(outcome: &Outcome, name: &str) -> String {
-    let task = &name["removal-".len()..];
+fn page(outcome: &Outcome, task: Task) -> String {
     let draws = outcome.random[0].len();
     let mut page = format!(
-        "# Removal, {task}\n\n`cargo xtask evaluate removal {task}`: {} queries, each model retrained \
-         with {} seed{}; {draws} random draws of each size.\n\n![rise of the loss]({name}.svg)\n\n",
+        "# Removal, {name}\n\n`{}`: {} queries, each model retrained with {} seed{}; {draws} random \
+         draws of each size.\n\n![rise of the loss](removal-{name}.svg)\n\n",
+        retraining::command("removal", task, outcome.halves, Some(outcome.seeds)),
         outcome.base.len(),
         outcome.seeds,
         if outcome.seeds == 1 { "" } else { "s" },
+        name = task.name(),
     );
     page += &outcome.setup.paragraph();
     page += &EXPLANATION.replace("BASE", &format!("{:.4}", mean(&outcome.base)));
@@ -112,7 +117,7 @@ fn page(outcome: &Outcome, name: &str) -> String {
                 .expect("a string takes any text");
         }
     }
-    page + &retraining::closing(retraining::ONE_THREAD)
+    page + &retraining::closing(outcome.measured.as_ref())
 }
 
 /// Mean and interval of small numbers.

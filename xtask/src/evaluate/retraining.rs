@@ -11,7 +11,9 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::{machine, shell};
+use super::amount::{Halves, REPEATS};
+use super::stamp::Stamp;
+use crate::shell;
 
 /// What to measure on, and how much.
 #[derive(Args)]
@@ -131,14 +133,26 @@ pub fn record(name: &str, page: &str) -> Result<PathBuf> {
     Ok(path.with_extension("svg"))
 }
 
-/// Of the processor that protocols of one thread are measured on.
-pub const ONE_THREAD: &str = "one thread of ";
+/// When and on what it was measured; nothing where that was not kept.
+pub fn closing(stamp: Option<&Stamp>) -> String {
+    stamp.map_or(String::new(), |stamp| stamp.line("one thread of "))
+}
 
-/// When and on what it was measured, `share` being [`ONE_THREAD`] or nothing.
-pub fn closing(share: &str) -> String {
-    let date = Command::new("date").args(["-u", "+%F"]).output();
-    let date = date.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
-    format!("\n{}, {share}{}.\n", date.unwrap_or_default(), machine::processor())
+/// The command that a protocol's page states. What is not known of how it was measured counts as the default.
+pub fn command(protocol: &str, task: Task, halves: Option<Halves>, repeats: Option<u64>) -> String {
+    let own = Halves::of(task.name());
+    let (halves, repeats) = (halves.unwrap_or(own), repeats.unwrap_or(REPEATS));
+    let options = [
+        ("subsets", halves.subsets, own.subsets),
+        ("seeds", halves.seeds, own.seeds),
+        ("repeats", repeats, REPEATS),
+    ];
+    super::command(&format!("{protocol} {}", task.name()), &options)
+}
+
+/// Whether a query is among every so many that chose the damping, which judge nothing.
+pub fn chose(query: usize, every: usize) -> bool {
+    query.is_multiple_of(every)
 }
 
 /// A value and its interval as a cell.
@@ -149,4 +163,31 @@ pub fn cell(value: f64, interval: &Range<f64>) -> String {
 /// Whether a bar holds, as a cell.
 pub fn verdict(holds: bool) -> &'static str {
     if holds { "yes" } else { "**no**" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_states_what_a_task_has_otherwise() {
+        let own = Halves::of("digits");
+        let said = command("lds", Task::Digits, Some(own), None);
+        assert_eq!(said, "cargo xtask evaluate lds digits");
+        let said = command("lds", Task::Digits, Some(Halves { seeds: 3, ..own }), None);
+        assert_eq!(said, "cargo xtask evaluate lds digits --seeds 3");
+        let said = command("categories", Task::Typefaces, None, Some(8));
+        assert_eq!(said, "cargo xtask evaluate categories typefaces --repeats 8");
+        let said = command("removal", Task::Glyphs, Some(own), Some(1));
+        let options = "--subsets 200 --seeds 5 --repeats 1";
+        assert_eq!(said, format!("cargo xtask evaluate removal glyphs {options}"));
+    }
+
+    #[test]
+    fn a_page_drawn_again_says_when_it_was_measured() {
+        let stamp: Stamp =
+            serde_json::from_str(r#"{"date": "2026-01-02", "processor": "an abacus"}"#).unwrap();
+        assert_eq!(closing(Some(&stamp)), "\n2026-01-02, one thread of an abacus.\n");
+        assert_eq!(closing(None), "");
+    }
 }

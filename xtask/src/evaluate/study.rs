@@ -13,14 +13,17 @@ use serde::Deserialize;
 use super::statistics;
 use crate::shell;
 
+const SEEDS: u64 = 3;
+const STEPS: u64 = 800;
+
 /// How many runs, and how long.
 #[derive(Args)]
 pub struct Arguments {
     /// Seeds 1 to this many.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = SEEDS, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Steps of each run.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = STEPS)]
     steps: u64,
     /// Write table and picture from the finished runs; start none.
     #[arg(long)]
@@ -29,7 +32,6 @@ pub struct Arguments {
 
 /// A finished run.
 pub struct Run {
-    pub seed: u64,
     pub steps: u64,
     /// Loss of the public typefaces.
     pub public: f64,
@@ -90,18 +92,18 @@ impl Arguments {
                 "glyph_diffusion",
             ]))?;
         }
-        let runs: Vec<Run> =
-            (1..=self.seeds).map(|seed| self.of_seed(seed, guarded)).collect::<Result<_>>()?;
-        ensure!(
-            runs.iter().all(|run| run.steps == runs[0].steps),
-            "the finished runs differ in length; remove the odd ones and run again"
-        );
-        Ok(runs)
+        (1..=self.seeds).map(|seed| self.of_seed(seed, guarded)).collect()
+    }
+
+    /// The command that a page of these runs states.
+    pub fn command(&self, what: &str) -> String {
+        super::command(what, &[("seeds", self.seeds, SEEDS), ("steps", self.steps, STEPS)])
     }
 
     fn of_seed(&self, seed: u64, guarded: bool) -> Result<Run> {
         let name = if guarded { "guarded" } else { "open" };
-        let out = shell::root().join(format!("runs/evaluate/guard/{name}-{seed}"));
+        let folder = format!("runs/evaluate/guard/{name}-{seed}");
+        let out = shell::root().join(&folder);
         if !self.no_runs && !out.join("result.json").exists() {
             self.train(seed, guarded, &out)?;
         }
@@ -112,7 +114,18 @@ impl Arguments {
         let outcome: Outcome = serde_json::from_str(&read("result.json")?)?;
         let Study { scores, drawn } = serde_json::from_str(&read("study.json")?)?;
         let (steps, public) = (outcome.steps, outcome.losses.public);
-        Ok(Run { seed, steps, public, scores, drawn })
+        self.check(&folder, steps)?;
+        Ok(Run { steps, public, scores, drawn })
+    }
+
+    /// A finished run is not trained again, so it must be of the length that is asked for.
+    fn check(&self, folder: &str, steps: u64) -> Result<()> {
+        ensure!(
+            steps == self.steps,
+            "{folder}: a run of {steps} steps, not {}; remove the folder to train anew, or ask for --steps {steps}",
+            self.steps
+        );
+        Ok(())
     }
 
     fn train(&self, seed: u64, guarded: bool, out: &std::path::Path) -> Result<()> {
@@ -138,8 +151,8 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// Bootstrap over `units`: what is resampled are whole runs' glyphs, with all their copies or draws,
-/// since those depend on each other. Resamples without a unit that the statistic is about, of which it
+/// Bootstrap over `units`: what is resampled are glyphs, each with all its copies or draws in every run,
+/// since those depend on each other: all runs have the same glyphs planted. Resamples without a unit that the statistic is about, of which it
 /// is not a number, are left out.
 pub fn bootstrap(units: usize, statistic: impl Fn(&[usize]) -> f64) -> Estimate {
     let all: Vec<usize> = (0..units).collect();
@@ -171,6 +184,14 @@ mod tests {
         let scored = vec![(0.1, false, 1.0), (0.4, true, 1.0), (0.4, false, 1.0), (0.9, true, 1.0)];
         assert_eq!(auroc(scored), 3.5 / 4.0);
         assert_eq!(auroc(vec![(1.0, true, 2.0), (0.0, false, 1.0)]), 1.0);
+    }
+
+    #[test]
+    fn a_run_of_another_length_is_refused() {
+        let asked = Arguments { seeds: 3, steps: 800, no_runs: true };
+        asked.check("runs/open-1", 800).unwrap();
+        let said = asked.check("runs/open-1", 100).unwrap_err().to_string();
+        assert!(said.contains("runs/open-1") && said.contains("--steps 100"), "{said}");
     }
 
     #[test]

@@ -83,11 +83,11 @@ pub fn spread(values: &[f64]) -> (f64, f64) {
 }
 
 /// The whole page.
-pub fn write(groups: &[Group]) -> String {
+pub fn write(groups: &[Group], command: &str) -> String {
     let (seeds, outcome) = (groups[0].seeds.len(), &groups[0].seeds[0].outcomes[0].1);
     let mut page = format!(
         "# Attenuation\n\n\
-         `cargo xtask evaluate attenuation`: {} owned group{}, {seeds} seed{}, each group left out, trained \
+         `{command}`: {} owned group{}, {seeds} seed{}, each group left out, trained \
          under a policy and trained as everybody ({} parameters, {} steps of the example's default batch).\n\n\
          ![loss of each owned group against the dial](attenuation.svg)\n\n",
         groups.len(),

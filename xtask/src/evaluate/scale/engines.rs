@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::{Asked, Precision, TOP, answer, example, make};
-use crate::evaluate::retraining::closing;
+use crate::evaluate::stamp::Stamp;
 use crate::{python, shell};
 
 /// The engines and all they depend on.
@@ -60,7 +60,7 @@ pub fn compare(samples: u64, blocks: u64) -> Result<String> {
         }
         fs::remove_dir_all(&folder)?;
     }
-    page += &closing("");
+    page += &Stamp::now().line("");
     Ok(page)
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{LEN, Measured, TOP};
 use crate::evaluate::chart::Interval;
-use crate::evaluate::retraining::closing;
+use crate::evaluate::stamp::Stamp;
 
 /// Median, and the range it lies in.
 struct Spread([f64; 3]);
@@ -55,7 +55,7 @@ pub fn write(measured: &[Measured], samples: u64, blocks: u64) -> String {
     row("load of the machine, before and after", &|it| it.load.join(", "));
     page += "\nThe query's own two threads are part of the load. Where it is well above 2, something \
              else ran and the speeds are provisional.\n";
-    page += &closing("");
+    page += &Stamp::now().line("");
     page
 }
 
