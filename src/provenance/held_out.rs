@@ -19,7 +19,8 @@ use crate::Result;
 /// [`HeldOut::alone`] compares the sum with itself: large where a group moved a block in directions in which nobody
 /// else did. It is the leverage score of statistics (Cohen, Musco and Musco, 2017, arXiv 1511.07263, with damping)
 /// of the group as one row, itself left out. Over 14 categories of glyphs it orders what leaving each out of
-/// training does to its own loss better than scores of queries do (`benches/record/categories-glyphs.md`).
+/// training does to its own loss better than scores of queries do, over 27 it does not (`benches/record/categories-glyphs.md`,
+/// `categories-typefaces.md`).
 ///
 /// ```
 /// use gradroute::provenance::{Accumulator, StepRecord};
