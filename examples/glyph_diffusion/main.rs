@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::data::Dataset;
+use crate::data::{Dataset, Plant};
 use crate::evaluate::Losses;
 use crate::governed::Governed;
 use crate::options::{Cli, RunOptions};
@@ -68,7 +68,9 @@ fn main() -> Result<()> {
         let out = cli.out.display();
         if options.plant == Plant::Study {
             // The guard's scores so far, and the losses beside them, are in no ledger.
-            println!("\nLedger and checkpoint are committed, but a study cannot go on: --overwrite");
+            println!(
+                "\nLedger and checkpoint are committed, but a study cannot go on: --overwrite"
+            );
             return Ok(());
         }
         println!("\nLedger and checkpoint are committed. To continue:");

@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor,
 use rayon::prelude::*;
 
 use super::recorder::{Layer, State, refused};
-use super::tensors::{Number, by_dtype, cpu_slice};
+use super::tensors::{Number, by_dtype, check_on_cpu, cpu_slice};
 use super::{Parameters, Recorder};
 use crate::Error;
 use crate::routing::{LayerKind, LayerRouting, RegionMap};
@@ -90,7 +90,7 @@ impl AdamW {
     /// For these parameters, under the recorder's policy as it is now.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a constant out of range.
+    /// [`Error::Argument`] for a constant out of range, or a parameter that is not on the CPU.
     pub fn new(
         parameters: &Parameters,
         recorder: &Recorder,
@@ -106,9 +106,11 @@ impl AdamW {
                 return Err(Error::argument(name, "a finite number of at least 0", value));
             }
         }
+        let all = parameters.all();
+        all.iter().try_for_each(|(name, var)| check_on_cpu(name, var))?;
         let mut state = recorder.lock();
         state.governance();
-        let moments = parameters.all().into_iter().map(|(name, var)| {
+        let moments = all.into_iter().map(|(name, var)| {
             let length = var.elem_count();
             let (mut layer, mut runs, mut regions) = (None, vec![(0..length, 0)], None);
             let owns = |l: &Layer| l.weight == var.id() || l.bias == Some(var.id());

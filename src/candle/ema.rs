@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use rayon::prelude::*;
 
 use super::Parameters;
-use super::tensors::{by_dtype, slice};
+use super::tensors::{by_dtype, check_on_cpu, slice};
 use crate::Error;
 
 /// Averages of all parameters, kept in `f32`: what is evaluated and drawn from.
@@ -35,9 +35,10 @@ impl Ema {
     /// Starts at the parameters as they are.
     ///
     /// # Errors
-    /// Candle's.
+    /// [`Error::Argument`] for a parameter that is not on the CPU.
     pub fn new(parameters: &Parameters) -> Result<Self> {
         let start = |(name, var): (String, Var)| {
+            check_on_cpu(&name, &var)?;
             let values = var.as_tensor().to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             Ok((name, var, values))
         };

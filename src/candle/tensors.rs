@@ -80,6 +80,18 @@ pub(super) fn check_operand(argument: &str, tensor: &Tensor) -> Result<()> {
     }
 }
 
+/// Refuses a parameter on a device: the optimizer and the averages compute on the CPU.
+pub(super) fn check_on_cpu(name: &str, parameter: &Tensor) -> Result<()> {
+    let device = parameter.device();
+    match device.is_cpu() {
+        true => Ok(()),
+        false => {
+            let given = format!("{:?}", device.location());
+            Err(Error::argument(name, "a parameter on the CPU", given))
+        }
+    }
+}
+
 impl From<Error> for candle_core::Error {
     /// Candle's errors have no place for another crate's typed one but `std::io::Error`'s,
     /// which keeps both the text and the type: [`super::cause`] finds it again.
