@@ -281,6 +281,13 @@ fn the_command_line_gives_the_librarys_answer() {
     assert!(refused.as_str().unwrap().contains("--plain"), "{refused}");
     let refused = run(&["top", &out, "--query", &query, "--block", "middle"]);
     assert!(refused.as_str().unwrap().contains("expected one of down, up"), "{refused}");
+    // The table of a block is another's now.
+    let [from, to] =
+        [0, 1].map(|block| Path::new(&out).join(format!("block={block}/part-0.parquet")));
+    fs::copy(from, to).unwrap();
+    let refused = run(&["top", &out, "--query", &query, "--check"]);
+    let refused = refused.as_str().unwrap();
+    assert!(refused.contains("altered") && refused.contains("`gradroute index`"), "{refused}");
 }
 
 /// A fifth of the table's bytes, and many lengths: an error that names the file, or an answer; never

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(problem) => {
             eprintln!("error: {problem}");
-            if let Some(advice) = advice(&problem) {
+            if let Some(advice) = advice(&problem, &cli.command) {
                 eprintln!("{advice}");
             }
             ExitCode::from(FAILED)
@@ -119,13 +119,16 @@ fn say(text: &str) -> gradroute::Result<()> {
 }
 
 /// What to do about an error.
-fn advice(problem: &gradroute::Error) -> Option<&'static str> {
+fn advice(problem: &gradroute::Error, command: &Command) -> Option<&'static str> {
     use gradroute::Error;
     match problem {
         Error::Ledger { problem, .. } if problem.contains("no run here") => Some(
             "Give the directory that holds manifest.json: the one the trainer passed to \
              Ledger::create.",
         ),
+        Error::Ledger { .. } if matches!(command, Command::Top(_)) => {
+            Some("`gradroute index` builds the index anew from its ledger.")
+        }
         Error::Ledger { .. } => {
             Some("Run `gradroute verify` on the ledger: it names every file that was altered.")
         }
