@@ -15,10 +15,11 @@ mod toolkit;
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use toolkit::Decision;
+use toolkit::{Compiler, Decision};
 
 fn main() {
     for path in ["build.rs", "build", "kernels", resources::TABLE] {
@@ -30,6 +31,10 @@ fn main() {
     let folder = |name| PathBuf::from(env::var_os(name).expect("cargo sets it"));
     let (root, out) = (folder("CARGO_MANIFEST_DIR"), folder("OUT_DIR"));
     let found = toolkit::find(&|name| env::var_os(name), &root);
+    if found == Compiler::Missing {
+        // It may be one that is added to it.
+        println!("cargo:rerun-if-env-changed=PATH");
+    }
     let required = env::var_os("CARGO_FEATURE_REQUIRE_KERNELS").is_some();
     let documenting = env::var_os(toolkit::DOCUMENTING_VARIABLE).is_some();
     let table =
@@ -67,8 +72,8 @@ fn build(nvcc: &Path, root: &Path, out: &Path) -> Result<String, String> {
         ended.collect::<Result<Vec<String>, String>>()
     })?;
     let complaints = complaints(root, out, &built).unwrap_or_else(|error| vec![error]);
-    // Another compiler hands out registers in its own way.
-    let binding = version == toolkit::PINNED && env::var_os(toolkit::UNCHECKED_VARIABLE).is_none();
+    let checked = env::var_os(toolkit::UNCHECKED_VARIABLE).is_none();
+    let binding = checked && toolkit::held_to_table(&version, &archs);
     if binding && !complaints.is_empty() {
         let advice = format!("`{}` writes {} anew", resources::BLESS, resources::TABLE);
         return Err(format!("{}\n{advice}", complaints.join("\n")));
@@ -90,17 +95,27 @@ fn compile_if_changed(
     target: &Path,
 ) -> Result<(), String> {
     let [report, stamp_file] = ["report", "stamp"].map(|kind| target.with_extension(kind));
-    let stamp = || cache::stamp(version, arguments, &target.with_extension("d"));
+    let depfile = target.with_extension("d");
+    let stamp = || cache::stamp(version, arguments, &depfile);
     let old = fs::read_to_string(&stamp_file).ok();
     if target.exists() && report.exists() && old.is_some() && old == stamp() {
         return Ok(());
     }
+    let named = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    // A compile that is interrupted leaves files that the old stamp must not vouch for.
+    if old.is_some() {
+        fs::remove_file(&stamp_file).map_err(|error| named(&stamp_file, error))?;
+    }
+    // By the clock of the file system, which modification times are of.
+    fs::write(&report, "").map_err(|error| named(&report, error))?;
+    let start = cache::modified(&report);
     let said = compile::run(nvcc, arguments)?;
-    let write = |path: &Path, text: String| {
-        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    write(&report, said)?;
-    write(&stamp_file, stamp().unwrap_or_default())
+    fs::write(&report, said).map_err(|error| named(&report, error))?;
+    // Nor may a new one vouch for a source that was edited meanwhile.
+    let stamp = stamp().filter(|_| start.is_some_and(|start| cache::unchanged(&depfile, start)));
+    stamp.map_or(Ok(()), |stamp| {
+        fs::write(&stamp_file, stamp).map_err(|error| named(&stamp_file, error))
+    })
 }
 
 /// What is wrong with what the kernels take, one line each.

@@ -4,8 +4,8 @@
 //! `cargo bench --bench cuda` times all with criterion, by events of the device. `cargo bench --bench
 //! cuda -- --table` times them in turn in one process and writes the ratios to `benches/record/`; a word
 //! after `--table` picks the shapes whose name holds it, and then nothing is written. Without a device
-//! the `cpu` group runs instead. Under softcuda, which knows no time, every pass runs once on small
-//! layers.
+//! the `cpu` group runs instead, or with `GRADROUTE_REQUIRE_GPU=1` nothing, which is an error. Under
+//! softcuda, which knows no time, every pass runs once on small layers.
 
 #[path = "cuda/blas.rs"]
 mod blas;
@@ -228,9 +228,10 @@ impl Bench {
         let mut clock = Clock::new(self.cuda.stream().clone());
         for shape in SHAPES.iter().filter(|shape| only.is_none_or(|only| shape.0.contains(only))) {
             table.row(self.row(&mut clock, *shape));
-        }
-        if only.is_none() {
-            table.save("cuda-gpu");
+            // Each time, so that whoever stops here has a record too.
+            if only.is_none() {
+                table.save("cuda-gpu");
+            }
         }
     }
 
@@ -341,6 +342,11 @@ fn cpu_instead(why: &str) {
 fn main() {
     blas::check_layouts();
     if let Err(why) = device_available() {
+        // As for the device's tests: where one is promised, the cpu group must not pass for it.
+        if std::env::var("GRADROUTE_REQUIRE_GPU").is_ok_and(|value| value == "1") {
+            eprintln!("GRADROUTE_REQUIRE_GPU=1, but no CUDA device: {why}");
+            std::process::exit(1);
+        }
         return cpu_instead(&why.to_string());
     }
     let bench = Bench::new();

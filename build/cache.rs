@@ -3,6 +3,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A text that changes with the compiler, its arguments and every file that the depfile names;
 /// `None` if one of them cannot be read.
@@ -13,6 +14,17 @@ pub fn stamp(compiler: &str, arguments: &[String], depfile: &Path) -> Option<Str
         fs::read(&path).ok()?.hash(&mut hasher);
     }
     Some(format!("{:016x}", hasher.finish()))
+}
+
+/// Whether no file that the depfile names was modified after this moment, as far as can be told.
+pub fn unchanged(depfile: &Path, since: SystemTime) -> bool {
+    let files = fs::read_to_string(depfile).map(|text| dependencies(&text));
+    files.is_ok_and(|files| files.iter().all(|file| modified(file).is_some_and(|at| at <= since)))
+}
+
+/// When a file was modified.
+pub fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
 }
 
 /// The files of a depfile as nvcc writes it: the target, a colon, and a file on each line.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The environment variables that decide; a change of one runs the build script again.
-/// `PATH` is read too, but changes too often to rebuild for.
+/// `PATH` is read too, but changes too often to rebuild for as long as there is a compiler.
 pub const VARIABLES: [&str; 7] = [
     "NVCC",
     "CUDA_HOME",
@@ -31,6 +31,15 @@ pub const ARCHITECTURES_VARIABLE: &str = "GRADROUTE_CUDA_ARCHS";
 
 /// Machine code is made for these. PTX is made for the lowest, for devices newer than all of them.
 pub const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
+
+/// Whether kernels by this compiler for these architectures, ascending, must keep to the committed table:
+/// another compiler hands out registers in its own way, and so does this one from other PTX.
+pub fn held_to_table(version: &str, archs: &[u32]) -> bool {
+    version == PINNED && archs.first() == ARCHITECTURES.first()
+}
+
+/// Where NVIDIA's installers put nvcc, without adding it to `PATH`.
+pub const INSTALLED: &str = "/usr/local/cuda";
 
 /// Result of the search for nvcc.
 #[derive(Debug, PartialEq)]
@@ -82,8 +91,17 @@ pub fn decide(
 }
 
 /// Looks for nvcc: `NVCC` (a path, or `off`), the folders named by `CUDA_HOME` and `CUDA_PATH`,
-/// `PATH`, and NVIDIA's Python package, in the active virtual environment or in `.tools/cuda`.
+/// `PATH`, NVIDIA's Python package, in the active virtual environment or in `.tools/cuda`, and [`INSTALLED`].
 pub fn find(variable: &dyn Fn(&str) -> Option<OsString>, root: &Path) -> Compiler {
+    find_or(variable, root, Path::new(INSTALLED))
+}
+
+/// The same with another toolkit to fall back on.
+pub fn find_or(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    root: &Path,
+    installed: &Path,
+) -> Compiler {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(given) = set("NVCC") {
         let off = given.eq_ignore_ascii_case("off");
@@ -100,6 +118,7 @@ pub fn find(variable: &dyn Fn(&str) -> Option<OsString>, root: &Path) -> Compile
     for environment in environments.chain([root.join(".tools/cuda")]) {
         candidates.extend(packaged(&environment).map(|folder| folder.join(&program)));
     }
+    candidates.push(installed.join("bin").join(&program));
     let found = candidates.into_iter().find(|candidate| candidate.is_file());
     found.map_or(Compiler::Missing, Compiler::Found)
 }

@@ -52,7 +52,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// This build of the crate holds no CUDA kernels.
-    #[error("cuda: no kernels in this build, because no nvcc was found or NVCC=off was set")]
+    #[error(
+        "cuda: no kernels in this build, because no nvcc was found or NVCC=off was set: build with NVCC=<path> \
+         (the feature `require-kernels` makes a build without fail)"
+    )]
     KernelsNotBuilt,
     /// The CUDA driver's library is not installed.
     #[error("cuda: no driver, none of these loads: {searched}")]

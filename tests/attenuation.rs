@@ -144,6 +144,32 @@ fn only_the_readers_of_the_region_change() {
     assert_eq!(notes.lines().count(), 2);
 }
 
+#[test]
+fn faded_rows_are_selected_at_0_told_and_faded_once() {
+    let data = Dataset::load(Plant::None).unwrap();
+    let model = Governed::new(PolicyChoice::All, &data, 3).unwrap();
+    let rows = RowFade { layer: "condition.style".into(), neutral: data.typefaces.len() };
+    let faded = dialled(model.policy(), "style/script", 0.0).fade_rows(&rows).unwrap();
+    // A row of the group that is no number any more.
+    let style = model.parameters().get("condition.style.weight").unwrap();
+    let (count, width) = style.dims2().unwrap();
+    let own = data.typefaces.iter().position(|face| face.group == "script").unwrap();
+    let mut values: Vec<f32> = style.flatten_all().unwrap().to_vec1().unwrap();
+    values[own * width] = f32::NAN;
+    style.set(&Tensor::from_vec(values.clone(), (count, width), &Device::Cpu).unwrap()).unwrap();
+    let after = faded.apply(&saved(model.parameters())).unwrap();
+    let tensors = SafeTensors::deserialize(&after).unwrap();
+    let row = |at: usize| {
+        tensors.tensor("condition.style.weight").unwrap().data()[at * 4 * width..][..4 * width]
+            .to_vec()
+    };
+    assert_eq!(row(own), row(data.typefaces.len()));
+    let (_, header) = SafeTensors::read_metadata(&after).unwrap();
+    let note = &header.metadata().as_ref().unwrap()["gradroute.attenuation"];
+    assert!(note.contains("rows of condition.style towards 49"), "{note}");
+    assert!(faded.fade_rows(&rows).unwrap_err().to_string().contains("each embedding once"));
+}
+
 const NET: &str = r#"
     block = [{ name = "first", layers = "first" }, { name = "second", layers = "second" }]
     profile = [{ category = "style" }, { category = "style/script", route = 0.0 }]

@@ -11,15 +11,15 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use toolkit::{Compiler, Decision, architectures, decide, find};
+use toolkit::{Compiler, Decision, architectures, decide, find, find_or};
 
-/// Searches with these environment variables and none else.
+/// Searches with these environment variables and none else, and a toolkit installed in `root/installed`.
 fn search(variables: &[(&str, &Path)], root: &Path) -> Compiler {
     let variable = |name: &str| {
         let found = variables.iter().find(|(given, _)| *given == name);
         found.map(|(_, value)| OsString::from(value))
     };
-    find(&variable, root)
+    find_or(&variable, root, &root.join("installed"))
 }
 
 /// Puts an empty nvcc into a folder and returns its path.
@@ -37,6 +37,8 @@ fn compiler_is_searched_in_order() {
     let packaged = "lib/python3.11/site-packages/nvidia/cu13/bin";
     assert_eq!(search(&[], root), Compiler::Missing);
 
+    let installed = plant(&root.join("installed/bin"));
+    assert_eq!(search(&[], root), Compiler::Found(installed));
     let tools = plant(&root.join(".tools/cuda").join(packaged));
     assert_eq!(search(&[], root), Compiler::Found(tools.clone()));
     let environment = root.join("environment");
@@ -92,6 +94,14 @@ fn architectures_are_asked_for_or_known() {
 }
 
 #[test]
+fn the_table_is_of_one_compiler_and_its_ptx_for_the_lowest() {
+    let held = |archs: &[u32]| toolkit::held_to_table(toolkit::PINNED, archs);
+    assert!(held(&toolkit::ARCHITECTURES) && held(&[80]) && held(&[80, 90]));
+    assert!(!held(&[86, 90]) && !held(&[90]));
+    assert!(!toolkit::held_to_table("13.0.1", &toolkit::ARCHITECTURES));
+}
+
+#[test]
 fn machine_code_for_all_and_ptx_for_the_lowest() {
     let path = Path::new;
     let arguments = compile::arguments(path("a.cu"), path("a.bin"), path("include"), &[80, 90]);
@@ -139,6 +149,22 @@ fn only_what_changed_is_compiled() {
     assert_ne!(stamp(), first);
     fs::remove_file(&header).unwrap();
     assert_eq!(stamp(), None);
+}
+
+#[test]
+fn what_is_edited_during_a_compile_is_not_taken_for_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, depfile] = ["a.cu", "a.d"].map(|name| folder.path().join(name));
+    fs::write(&source, "1").unwrap();
+    let start = cache::modified(&source).unwrap();
+    assert!(!cache::unchanged(&depfile, start), "no depfile");
+    fs::write(&depfile, format!("a.fatbin : {}\n", source.display())).unwrap();
+    assert!(cache::unchanged(&depfile, start));
+    let file = fs::File::options().append(true).open(&source).unwrap();
+    file.set_modified(start + std::time::Duration::from_millis(1)).unwrap();
+    assert!(!cache::unchanged(&depfile, start));
+    fs::remove_file(&source).unwrap();
+    assert!(!cache::unchanged(&depfile, start));
 }
 
 #[test]

@@ -23,7 +23,10 @@ const WORKSPACE: usize = 32 << 20;
 pub struct Blas {
     handle: sys::cublasLtHandle_t,
     stream: Arc<CudaStream>,
-    workspace: CudaSlice<u8>,
+    /// Asked for once: each time, cudarc queues a wait and an event, which would be timed too.
+    workspace: CUdeviceptr,
+    /// Keeps it.
+    _workspace: CudaSlice<u8>,
 }
 
 /// `C [m, n] = A [m, k] · B [k, n]`, all row-major and dense, for each of a batch. A turned operand is
@@ -77,8 +80,9 @@ impl Blas {
             return Err(format!("no cuBLASLt ({})", LIBRARIES.join(", ")));
         }
         let handle = result::create_handle().map_err(|error| format!("cuBLASLt: {error}"))?;
-        let workspace = stream.alloc_zeros(WORKSPACE).map_err(|error| error.to_string())?;
-        Ok(Self { handle, stream: stream.clone(), workspace })
+        let owned = stream.alloc_zeros::<u8>(WORKSPACE).map_err(|error| error.to_string())?;
+        let workspace = address(stream, &owned);
+        Ok(Self { handle, stream: stream.clone(), workspace, _workspace: owned })
     }
 
     /// Prepares a product of the buffers at `[A, B, C]` by the algorithm that the library thinks fastest.
@@ -181,7 +185,7 @@ impl Product<'_> {
                 c as *mut c_void,
                 c_layout,
                 &raw const self.algorithm,
-                address(&self.blas.stream, &self.blas.workspace) as *mut c_void,
+                self.blas.workspace as *mut c_void,
                 WORKSPACE,
                 self.blas.stream.cu_stream().cast(),
             )

@@ -175,12 +175,6 @@ impl Dataset {
         groups
     }
 
-    /// Number of different designers.
-    pub fn designers(&self) -> usize {
-        let names = self.typefaces.iter().map(|face| face.designer.as_str());
-        names.collect::<std::collections::HashSet<_>>().len()
-    }
-
     /// The sample with this id.
     pub fn sample(&self, id: u64) -> Option<&Sample> {
         self.samples.iter().find(|sample| sample.id == id)

@@ -83,6 +83,7 @@ fn main() -> Result<()> {
 
 /// A new run: its folder and options.
 fn begin(cli: &Cli) -> Result<RunOptions> {
+    cli.run.check()?;
     let path = cli.out.join(OPTIONS);
     if cli.overwrite && path.exists() {
         std::fs::remove_dir_all(&cli.out).with_context(|| cli.out.display().to_string())?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +87,23 @@ impl RunOptions {
     /// Steps of a `--quick` run.
     const QUICK_STEPS: u64 = 300;
 
+    /// Refuses what would be asked for and never measured, before the training is spent on it.
+    pub fn check(&self) -> Result<()> {
+        let routed = self.policy != PolicyChoice::None;
+        ensure!(
+            !self.others || !routed && !self.without_owned,
+            "--others compares groups that were all trained alike: give --policy none, and leave \
+             out --without-owned; or leave out --others"
+        );
+        ensure!(
+            self.relearn.is_none() || routed || self.without_owned,
+            "--relearn begins at a dial of 0 or with weights that never saw the group, and \
+             --policy none gives neither: choose another --policy, add --without-owned, or leave \
+             out --relearn"
+        );
+        Ok(())
+    }
+
     /// The steps this run takes.
     pub fn total_steps(&self) -> u64 {
         if self.quick { self.steps.min(Self::QUICK_STEPS) } else { self.steps }
@@ -99,5 +117,33 @@ impl RunOptions {
     /// DDIM steps behind each picture.
     pub fn drawing_steps(&self) -> usize {
         if self.quick { 8 } else { 24 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::Cli;
+
+    fn refused(options: &str) -> Option<String> {
+        let cli = Cli::parse_from(["glyph_diffusion"].into_iter().chain(options.split(' ')));
+        cli.run.check().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_measure_nothing_is_refused() {
+        for options in ["--policy all --others", "--policy none --without-owned --others"] {
+            assert!(refused(options).is_some_and(|said| said.contains("--others")), "{options}");
+        }
+        let said = refused("--policy none --relearn 8");
+        assert!(said.is_some_and(|said| said.contains("--relearn")));
+        for options in [
+            "--policy none --others",
+            "--policy all --relearn 8",
+            "--policy none --without-owned --relearn 8",
+        ] {
+            assert_eq!(refused(options), None, "{options}");
+        }
     }
 }

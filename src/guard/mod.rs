@@ -7,6 +7,11 @@
 //! budget: a picture that is in the data twenty times may teach as much as one that is there
 //! once. Over budget, the gate closes smoothly.
 //!
+//! Budgets are multiples of the mean over all clusters, and a block's `route` is the mean over its
+//! parameters. Where a policy lets one category train a part of each block only, its samples are
+//! charged that part of their norm, and so reach the limit later than those of categories that
+//! train all of it.
+//!
 //! **Near-duplicates** are found by a fingerprint that the caller supplies with each sample
 //! ([`Guard::enlist`]): any vector whose cosine is near 1 for pictures that count as the same,
 //! such as the magnitude spectrum of small pictures (which a shift leaves as it is), an image

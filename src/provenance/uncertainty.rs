@@ -103,11 +103,98 @@ impl Estimate {
         Self::default()
     }
 
+    /// `⟨A, B⟩ / ‖B‖²` from the product and the squares of both. What is random in the product is partly
+    /// so in the divisor too and cancels: `(1 − c²) ‖A‖² / (K ‖B‖²)` of variance with cosine `c`, where
+    /// the product alone has `1 + c²`.
+    pub(crate) fn part(product: Self, [own_sq, divisor_sq]: [f64; 2]) -> Self {
+        let raw = product.over(divisor_sq);
+        let square = product.over((own_sq * divisor_sq).sqrt()).value.powi(2).min(1.0);
+        Self { deviation: raw.deviation * ((1.0 - square) / (1.0 + square)).sqrt(), ..raw }
+    }
+
+    /// Each one's share of their sum, when they are independent; 0 of nothing.
+    pub(crate) fn shares(amounts: &[Self]) -> Vec<Self> {
+        let sum: f64 = amounts.iter().map(|it| it.value).sum();
+        let all: f64 = amounts.iter().map(|it| it.deviation.powi(2)).sum();
+        let share = |it: &Self| {
+            let (share, own) = (it.value / sum, it.deviation.powi(2));
+            // Its own part raises both sides of the fraction, the others' the lower one.
+            let variance = (1.0 - share).powi(2) * own + share.powi(2) * (all - own).max(0.0);
+            Self { value: share, deviation: variance.sqrt() / sum }
+        };
+        amounts.iter().map(|it| if sum > 0.0 { share(it) } else { Self::default() }).collect()
+    }
+
     /// A cosine from its inner product and the two norms. What is random in the product is partly
     /// so in the norms too and cancels: `(1 - c²)² / K` of variance instead of `(1 + c²) / K`.
     pub(crate) fn cosine(product: Self, norms: f64) -> Self {
         let raw = product.over(norms);
         let square = raw.value.powi(2).min(1.0);
         Self { deviation: raw.deviation * (1.0 - square) / (1.0 + square).sqrt(), ..raw }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::projection::philox4x32;
+
+    const K: usize = 128;
+
+    /// Normal numbers by Box and Muller's transform.
+    fn normal(seed: u32, len: usize) -> Vec<f64> {
+        let uniform = |word: u32| (f64::from(word) + 0.5) / f64::from(u32::MAX);
+        (0..len as u32)
+            .map(|at| philox4x32([at, seed, 0, 0], [3, 5]))
+            .map(|words| {
+                let angle = std::f64::consts::TAU * uniform(words[1]);
+                (-2.0 * uniform(words[0]).ln()).sqrt() * angle.cos()
+            })
+            .collect()
+    }
+
+    /// Sketches of two unit vectors of this cosine by a normal projection.
+    fn pair(seed: u32, cosine: f64) -> [Vec<f32>; 2] {
+        let (along, across) = (normal(2 * seed, K), normal(2 * seed + 1, K));
+        let sine = (1.0 - cosine * cosine).sqrt();
+        let mixed = along.iter().zip(&across).map(|(g, h)| cosine * g + sine * h);
+        let small = |it: f64| (it / (K as f64).sqrt()) as f32;
+        [mixed.map(small).collect(), along.iter().map(|&g| small(g)).collect()]
+    }
+
+    /// Root mean squares of the errors and of what is told of them.
+    fn compared(truth: f64, told: impl Fn(u32) -> Estimate) -> [f64; 2] {
+        let (mut errors, mut deviations) = (0.0, 0.0);
+        for seed in 0..400 {
+            let it = told(seed);
+            errors += (it.value - truth).powi(2);
+            deviations += it.deviation.powi(2);
+        }
+        [errors, deviations].map(|sum| (sum / 400.0).sqrt())
+    }
+
+    #[test]
+    fn quotients_tell_what_cancels() {
+        let kind = SketchKind::Count { buckets: K };
+        for cosine in [0.0, 0.5, 0.9, 0.98] {
+            let [real, told] = compared(cosine, |seed| {
+                let [a, b] = pair(seed, cosine);
+                let product = Estimate::product(kind, &a, &b, K);
+                Estimate::part(product, [dot(&a, &a), dot(&b, &b)])
+            });
+            assert!((0.85..1.15).contains(&(told / real)), "{cosine}: {real} told as {told}");
+        }
+        for large in [1.0, 9.0] {
+            let [real, told] = compared(large / (large + 1.0), |seed| {
+                let [a, b] = pair(seed, 0.0);
+                let [a, b] = [Estimate::norm(kind, &a, K), Estimate::norm(kind, &b, K)];
+                let a = Estimate { value: large * a.value, deviation: large * a.deviation };
+                Estimate::shares(&[a, b])[0]
+            });
+            assert!((0.85..1.15).contains(&(told / real)), "{large}: {real} told as {told}");
+        }
+        let alone = Estimate { value: 3.0, deviation: 0.2 };
+        assert_eq!(Estimate::shares(&[alone])[0], Estimate { value: 1.0, deviation: 0.0 });
+        assert_eq!(Estimate::shares(&[Estimate::default()])[0], Estimate::default());
     }
 }

@@ -97,7 +97,8 @@ pub fn bars(bars: &[Bar]) -> String {
     let reach =
         |sign: f64| bars.iter().map(|it| sign * it.value + it.deviation).fold(0.0, f64::max);
     let (low, high) = (reach(-1.0), reach(1.0));
-    let scale = wide / (low + high).max(f64::MIN_POSITIVE);
+    // Nothing but zeros has no extent.
+    let scale = if low + high > 0.0 { wide / (low + high) } else { 0.0 };
     let at = |value: f64| left + (value + low) * scale;
     let (width, height) = (left + wide + right, bars.len() as f64 * high_each + 6.0);
     let mut svg = format!(
@@ -241,4 +242,16 @@ pub fn lines(lines: &[Line], axes: [&str; 2], log: bool) -> String {
 fn round(value: f64) -> f64 {
     let digits = 10f64.powi(2 - value.abs().max(1e-9).log10().floor() as i32);
     (value * digits).round() / digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_of_nothing_are_numbers() {
+        let none = |name: &str| Bar { name: name.into(), value: 0.0, deviation: 0.0 };
+        let drawn = bars(&[none("up"), none("down")]);
+        assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
+    }
 }

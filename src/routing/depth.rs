@@ -50,7 +50,7 @@ impl Depth {
 
 /// The weight that decides where labels disagree: the one of smallest magnitude, and of two
 /// opposite ones the lower.
-pub(super) fn decide(a: f32, b: f32) -> f32 {
+pub(crate) fn decide(a: f32, b: f32) -> f32 {
     match a.abs().total_cmp(&b.abs()) {
         std::cmp::Ordering::Less => a,
         std::cmp::Ordering::Greater => b,

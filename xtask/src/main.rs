@@ -47,7 +47,11 @@ enum Task {
         bless: bool,
     },
     /// On a machine with a GPU: run all device tests, compute-sanitizer and benches, and write one report.
-    Gpu,
+    Gpu {
+        /// Minutes that each check may take.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        limit_minutes: u64,
+    },
     /// Get one line of a kernel wrong after the other, as xtask/mutants.toml says: a test must go red on
     /// each. Takes an hour or more; goes on where it was stopped.
     Mutants {
@@ -82,7 +86,7 @@ fn main() -> anyhow::Result<()> {
         Task::CandleKernels => candle_kernels::compile(candle_kernels::Share::All),
         Task::Cudarc { all } => cudarc::run(all),
         Task::Gates { bless } => gates::run(bless),
-        Task::Gpu => gpu::run(),
+        Task::Gpu { limit_minutes } => gpu::run(limit_minutes),
         Task::Mutants { only } => mutants::run(only.as_deref()),
         Task::Verify { only, bless } => verify::run(only.as_deref(), bless),
         Task::Data => data::render(),

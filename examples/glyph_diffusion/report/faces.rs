@@ -44,18 +44,23 @@ impl Faces {
     pub fn hero(&self, report: &Report, group: &str) -> Result<String> {
         let faces = &report.data.typefaces;
         let images: Vec<f32> = (0..faces.len())
-            .filter(|&face| faces[face].group == group)
+            .filter(|&face| faces[face].group == group && report.trained(face))
             .take(3)
             .flat_map(|face| self.of(face))
             .copied()
             .collect();
+        // A group that was left out of the training has no line.
+        if images.is_empty() {
+            return Ok(String::new());
+        }
         strip(&images, ink(report, group), 2, group)
     }
 
-    /// The overview: what the model drew above what it was shown.
+    /// The overview of the typefaces trained on: what the model drew above what it was shown.
     pub fn section(&self, report: &Report) -> Result<String> {
         let mut body = String::from("<div class=faces>");
-        for (face, typeface) in report.data.typefaces.iter().enumerate() {
+        let all = report.data.typefaces.iter().enumerate();
+        for (face, typeface) in all.filter(|&(face, _)| report.trained(face)) {
             let ink = ink(report, &typeface.group);
             let real: Vec<Sample> =
                 spell(face, TEXT).map(|wish| Sample::glyph(face, wish.character)).collect();
@@ -72,14 +77,15 @@ impl Faces {
         body += "</div>";
         let lead = "The upper line of each typeface was drawn by the model, the grey line below \
                     it is the typeface itself.";
-        Ok(section("Every typeface", lead, &body))
+        Ok(section("Every typeface trained on", lead, &body))
     }
 }
 
 /// The tracked group's glyphs with its region's dial turned down.
 pub fn dial(report: &Report) -> Result<String> {
-    let faces: Vec<usize> =
-        (0..report.data.typefaces.len()).filter(|&face| report.data.owned_face(face)).collect();
+    let faces: Vec<usize> = (0..report.data.typefaces.len())
+        .filter(|&face| report.data.owned_face(face) && report.trained(face))
+        .collect();
     let wishes: Vec<Wish> = faces.iter().flat_map(|&face| spell(face, TEXT)).collect();
     let columns: Vec<Vec<f32>> = DIALS
         .iter()

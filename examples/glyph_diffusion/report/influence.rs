@@ -112,7 +112,7 @@ fn picks(report: &Report, faces: &Faces) -> Vec<usize> {
     let mut picks = Vec::new();
     for (turn, group) in groups.iter().chain([&report.data.owned_group(); 2]).enumerate() {
         let members: Vec<usize> = (0..report.data.typefaces.len())
-            .filter(|&face| report.data.typefaces[face].group == **group)
+            .filter(|&face| report.data.typefaces[face].group == **group && report.trained(face))
             .collect();
         if let Some(face) = members.get((turn * 2 + 1) % members.len().max(1)) {
             picks.push(face * each + turn * 3 % each);
@@ -135,10 +135,11 @@ fn once_each(report: &Report, top: &[(u64, f64)]) -> Vec<(Sample, f64, usize)> {
     shown
 }
 
-/// Planted copies: what the record says about them.
+/// Planted copies: what the record says about them, if there are any.
 pub fn duplicates(report: &Report) -> Result<String> {
     let mut planted: BTreeMap<(usize, usize), Vec<u64>> = BTreeMap::new();
-    for copy in report.data.samples.iter().filter(|sample| sample.is_copy()) {
+    let copies = report.data.samples.iter().filter(|sample| sample.is_copy());
+    for copy in copies.filter(|copy| report.trained(copy.typeface)) {
         planted.entry((copy.typeface, copy.character)).or_default().push(copy.id);
     }
     for sample in report.data.samples.iter().filter(|sample| !sample.is_copy()) {
@@ -146,16 +147,23 @@ pub fn duplicates(report: &Report) -> Result<String> {
             ids.push(sample.id);
         }
     }
+    let times = planted.values().map(Vec::len);
+    let (Some(least), Some(most)) = (times.clone().min(), times.max()) else {
+        return Ok(String::new());
+    };
+    let times = if least == most { most.to_string() } else { format!("{least} to {most}") };
     let body = format!(
         "<div class=two><div>{}</div><div><h3>Most alike without being planted</h3>{}</div></div>",
         planted_table(report, &planted)?,
         natural_table(report, &planted)?
     );
-    let lead = "Some glyphs were given to the training eight times under ids of their own. Asked \
-                about such a glyph, the record should name its copies first, and they share the \
-                credit. What is already fitted has a low gradient norm at its noise level: the \
-                last column says which share of all samples is louder.";
-    Ok(section("Planted duplicates", lead, &body))
+    let lead = format!(
+        "Some glyphs were given to the training {times} times under ids of their own. Asked about \
+         such a glyph, the record should name its copies first, and they share the credit. What \
+         is already fitted has a low gradient norm at its noise level: the last column says which \
+         share of all samples is louder."
+    );
+    Ok(section("Planted duplicates", &lead, &body))
 }
 
 fn planted_table(report: &Report, planted: &BTreeMap<(usize, usize), Vec<u64>>) -> Result<String> {
@@ -172,12 +180,20 @@ fn planted_table(report: &Report, planted: &BTreeMap<(usize, usize), Vec<u64>>) 
         let top = ranked(&scores, report.influence.blocks());
         let found = top.iter().take(ids.len()).filter(|(id, _)| ids.contains(id)).count();
         let known: Vec<f64> = ids.iter().filter_map(|id| quiet.get(id).copied()).collect();
+        // Of glyphs that no step reached the record knows nothing.
+        let (found, louder) = match known.len() {
+            0 => ("–".into(), "–".into()),
+            count => {
+                let share = known.iter().sum::<f64>() / count as f64;
+                (format!("{found} of {count}"), format!("{:.0} %", 100.0 * share))
+            }
+        };
         rows.push(vec![
             strip(&image, ink(report, group), 2, &name(report, &sample))?,
             escape(&name(report, &sample)),
             format!("×{}", ids.len()),
-            format!("{found} of {}", ids.len()),
-            format!("{:.0} %", 100.0 * known.iter().sum::<f64>() / known.len().max(1) as f64),
+            found,
+            louder,
         ]);
     }
     let head = ["", "planted glyph", "times", "of its copies named first", "of samples louder"];

@@ -4,6 +4,7 @@ mod faces;
 mod influence;
 mod picture;
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -33,7 +34,7 @@ impl Report<'_> {
     pub fn write(&self, path: &Path) -> Result<()> {
         let faces = faces::Faces::draw(self)?;
         let mut sections = faces.section(self)?;
-        if self.model.has_region() {
+        if self.model.has_region() && !self.outcome.options.without_owned {
             sections += &faces::dial(self)?;
         }
         sections += &influence::heat_maps(self)?;
@@ -48,14 +49,25 @@ impl Report<'_> {
 
     fn header(&self, title: &str, faces: &faces::Faces) -> Result<String> {
         let groups = self.data.groups();
+        let faces_of = &self.data.typefaces;
+        let learned = (0..faces_of.len()).filter(|&face| self.trained(face));
+        let designers: HashSet<&str> =
+            learned.clone().map(|face| faces_of[face].designer.as_str()).collect();
         let mut header = format!(
             "<h1>{title}</h1><p class=lead>A small diffusion model learned {} typefaces by {} \
-             designers under a routing policy. The <span class=own>{}</span> group's rights are \
-             tracked: it may train only its own region of the model. Every sample's influence was \
-             recorded while training.</p><div class=hero>",
-            self.data.typefaces.len(),
-            self.data.designers(),
+             designers {} a routing policy. The <span class=own>{}</span> {}. Every sample's \
+             influence was recorded while training.</p><div class=hero>",
+            learned.count(),
+            designers.len(),
+            if self.model.has_region() { "under" } else { "without" },
             self.data.owned_group(),
+            match (self.outcome.options.without_owned, self.model.has_region()) {
+                (true, _) => "group was left out of the training",
+                (false, true) => {
+                    "group's rights are tracked: it may train only its own region of the model"
+                }
+                (false, false) => "group is measured apart, but trains the same weights as all",
+            },
         );
         for group in groups {
             header += &faces.hero(self, group)?;
@@ -63,6 +75,12 @@ impl Report<'_> {
         header += "</div>";
         header += &self.tiles();
         Ok(header)
+    }
+
+    /// Whether a typeface's glyphs were among those to train on.
+    fn trained(&self, face: usize) -> bool {
+        let left_out = self.outcome.options.without_owned && self.data.owned_face(face);
+        !left_out && self.data.samples.iter().any(|sample| sample.typeface == face)
     }
 
     /// The figures that matter, large.
@@ -75,7 +93,11 @@ impl Report<'_> {
         };
         tile(format!("{:.4}", losses.public), "loss on public typefaces");
         let (first, last) = (&losses.owned[0], &losses.owned[losses.owned.len() - 1]);
-        tile(format!("{:.4}", first.loss), "loss on the tracked group, dial at 1");
+        let owned = match self.model.has_region() {
+            true => "loss on the tracked group, dial at 1",
+            false => "loss on the tracked group",
+        };
+        tile(format!("{:.4}", first.loss), owned);
         if losses.owned.len() > 1 {
             let times = last.loss / first.loss;
             tile(format!("{:.4} ({times:.1}×)", last.loss), "the same, dial at 0");

@@ -124,7 +124,7 @@ impl<'a> Attenuation<'a> {
     ///
     /// # Errors
     /// [`Error::Argument`] when the layer is no embedding, has no such row, or the row belongs to
-    /// a region itself.
+    /// a region itself; when the layer's rows are faded already.
     pub fn fade_rows(mut self, fade: &RowFade) -> Result<Self> {
         let layers = self.policy.layout().layers();
         let known = (self.policy.layout().index(&fade.layer))
@@ -132,6 +132,9 @@ impl<'a> Attenuation<'a> {
         let Some(layer) = known else {
             return Err(Error::argument("fade.layer", "the path of an embedding", &fade.layer));
         };
+        if self.edits.iter().any(|edit| edit.layer == layer && edit.neutral.is_some()) {
+            return Err(Error::argument("fade.layer", "each embedding once", &fade.layer));
+        }
         let (map, regions) = (
             self.policy.layers()[layer].regions(),
             self.policy.regions_of(layer).collect::<Vec<_>>(),
@@ -154,6 +157,7 @@ impl<'a> Attenuation<'a> {
                 neutral: Some(fade.neutral),
             }));
         }
+        self.note += &format!("; rows of {} towards {}", fade.layer, fade.neutral);
         Ok(self)
     }
 
@@ -231,7 +235,9 @@ impl<'a> Attenuation<'a> {
             return Box::new(edit.inputs.clone().flat_map(move |row| {
                 edit.outputs.clone().map(move |o| {
                     let (at, to) = (row * width + o, neutral * width + o);
-                    (at, dial * values[at] + (1.0 - dial) * values[to])
+                    // 0 selects here, too.
+                    let own = if dial == 0.0 { 0.0 } else { dial * values[at] };
+                    (at, own + (1.0 - dial) * values[to])
                 })
             }));
         }

@@ -63,16 +63,16 @@ impl Archive {
         let grouping = self.grouping(level);
         let all = self.influence().grouped(|id| Some(*grouping.of.get(&id)? as u64))?;
         let (own, all) = (self.moved(&own), self.moved(&all));
-        let [own_sum, all_sum] = [&own, &all].map(|it| it.iter().map(|it| it.value).sum::<f64>());
-        if own_sum == 0.0 {
+        if own.iter().all(|it| it.value == 0.0) {
             let argument = match subject {
                 Subject::Sample(_) => "sample",
                 Subject::Category(_) => "category",
             };
             return Err(Error::argument(argument, "one that moved something", subject));
         }
-        let blocks = own.iter().zip(&all).zip(self.blocks()).map(|((own, all), block)| {
-            let (share, corpus) = (own.over(own_sum), all.over(all_sum).value);
+        let shares = Estimate::shares(&own).into_iter().zip(Estimate::shares(&all));
+        let blocks = shares.zip(self.blocks()).map(|((share, all), block)| {
+            let corpus = all.value;
             let lift = if corpus > 0.0 { share.value / corpus } else { 0.0 };
             DepthBlock { block, share, corpus, lift }
         });

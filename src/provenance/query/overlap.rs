@@ -86,7 +86,7 @@ impl Archive {
             category: name.to_owned(),
             samples,
             cosine: Estimate::cosine(product, (mine_sq * theirs_sq).sqrt()),
-            loses: product.over(theirs_sq),
+            loses: Estimate::part(product, [mine_sq, theirs_sq]),
             by_block: by_block.collect(),
         }
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Archive;
 use super::archive::labels;
-use crate::routing::{CategoryPath, OwnedRegion, Policy};
+use crate::routing::{CategoryPath, OwnedRegion, Policy, decide};
 
 /// A region and a category's route weight in it. The ledger records amounts per block; of a
 /// region it holds what the policy says.
@@ -62,7 +62,7 @@ impl Archive {
     }
 }
 
-/// Route weight of a category in a region: of its labels' the one of smallest magnitude.
+/// Route weight of a category in a region: of its labels' the one that decides.
 pub(super) fn route(policy: &Policy, region: &OwnedRegion, category: &str) -> f32 {
     let of_label = |label: CategoryPath| {
         let own = if label.within(&region.owner) { 1.0 } else { 0.0 };
@@ -74,5 +74,5 @@ pub(super) fn route(policy: &Policy, region: &OwnedRegion, category: &str) -> f3
         said.max_by_key(|(depth, _)| *depth).map_or(own, |(_, route)| route)
     };
     let routes = labels(category).map(of_label);
-    routes.reduce(|a, b| if b.abs() < a.abs() { b } else { a }).unwrap_or(0.0)
+    routes.reduce(decide).unwrap_or(0.0)
 }

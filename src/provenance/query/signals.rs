@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Archive, Citation};
 use crate::Result;
+use crate::provenance::Pair;
 
 /// Samples by signs of memorization that every ledger holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +40,20 @@ pub struct SampleSignals {
 }
 
 impl Archive {
+    /// All pairs of at least this cosine, asked for in lists that grow until one holds others, too.
+    fn pairs(&self, cosine: f64) -> Vec<Pair> {
+        let mut count = self.influence().ids().len().saturating_mul(10);
+        loop {
+            let mut pairs = self.influence().near_duplicates(count);
+            let within = pairs.partition_point(|pair| f64::from(pair.cosine) >= cosine);
+            if within < count {
+                pairs.truncate(within);
+                return pairs;
+            }
+            count = count.saturating_mul(4);
+        }
+    }
+
     /// The `count` most conspicuous samples. Near-duplicates, of a mean cosine over the blocks of
     /// at least `alike`, are searched for among all pairs up to `most` samples:
     /// `samples² · B · K` multiplications.
@@ -50,9 +65,11 @@ impl Archive {
         let searched = ids.len() <= most;
         let mut twins: HashMap<u64, usize> = HashMap::new();
         if searched {
-            let pairs = self.influence().near_duplicates(ids.len().saturating_mul(10));
-            let pairs = pairs.iter().take_while(|pair| f64::from(pair.cosine) >= alike);
-            pairs.flat_map(|pair| pair.ids).for_each(|id| *twins.entry(id).or_default() += 1);
+            let pairs = self.pairs(alike);
+            pairs
+                .iter()
+                .flat_map(|pair| pair.ids)
+                .for_each(|id| *twins.entry(id).or_default() += 1);
         }
         let mut by_hash: HashMap<[u8; 32], usize> = HashMap::new();
         for &id in ids {
