@@ -245,10 +245,16 @@ impl CustomOp1 for Inner {
 }
 
 /// `⟨a, b⟩`.
-pub fn inner<T: Copy>(a: &[T], b: &[T], wide: fn(T) -> f32) -> f32 {
+pub fn inner<T: Copy>(a: &[T], b: &[T], wide: impl Fn(T) -> f32) -> f32 {
     let mut sums = [0.0_f32; 32];
-    for (a, b) in a.chunks(32).zip(b.chunks(32)) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (&a, &b))| *sum += wide(a) * wide(b));
+    let (a, b) = (a.chunks_exact(32), b.chunks_exact(32));
+    let rest = a.remainder().iter().zip(b.remainder());
+    let rest: f32 = rest.map(|(&a, &b)| wide(a) * wide(b)).sum();
+    // Of a fixed length, so that it is done in vectors.
+    for (a, b) in a.zip(b) {
+        for at in 0..32 {
+            sums[at] += wide(a[at]) * wide(b[at]);
+        }
     }
-    sums.iter().sum()
+    sums.iter().sum::<f32>() + rest
 }

@@ -68,6 +68,7 @@ mod territory;
 
 pub use category::{Categories, CategoryPath};
 pub use compile::CompiledPolicy;
+#[cfg(feature = "ledger")]
 pub(crate) use depth::decide;
 pub use hash::PolicyHash;
 pub use layer::{LayerRouting, Region, RegionMap, Tile};
