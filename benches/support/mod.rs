@@ -5,7 +5,7 @@ mod machine;
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
@@ -128,7 +128,8 @@ impl Table {
 
     /// The same of another machine.
     pub fn of(title: &str, machine: &str, about: &str, columns: &[&str]) -> Self {
-        let mut table = Self { text: format!("# {title}\n\n{machine}, {}.\n{about}\n\n", today()) };
+        let mut table =
+            Self { text: format!("# {title}\n\n{machine}, {}.\n{about}\n\n", machine::today()) };
         table.row(columns.iter().map(|column| (*column).to_owned()));
         table.row(columns.iter().map(|_| "---".to_owned()));
         table
@@ -145,23 +146,9 @@ impl Table {
     /// Writes `benches/record/<name>-<date>.md`.
     pub fn save(&self, name: &str) {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/record");
-        let path = format!("{folder}/{name}-{}.md", today());
+        let path = format!("{folder}/{name}-{}.md", machine::today());
         std::fs::create_dir_all(folder).expect("the record's folder");
         std::fs::write(&path, &self.text).expect("the record");
-        println!("written to benches/record/{name}-{}.md", today());
+        println!("written to benches/record/{name}-{}.md", machine::today());
     }
-}
-
-/// The civil date, `YYYY-MM-DD`, UTC.
-fn today() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    // Days to date by the Gregorian calendar's 400-year cycle, years counted from March.
-    let days = seconds / 86_400 + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    format!("{:04}-{month:02}-{date:02}", year + era * 400 + carry)
 }

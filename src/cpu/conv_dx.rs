@@ -132,11 +132,13 @@ impl InputGradient<'_> {
             let image = tile.grown(pixels * width);
             image.fill(0.0);
             self.block(n, block, image, [panel, projected]);
-            // Before they are rounded to `T`.
+            // Before they are rounded to `T`; 0 selects, since what is not finite does not flow either.
             for (at, c) in self.blocks.channels(block).enumerate() {
+                let channel = image[at..].iter_mut().step_by(width);
                 match flows(c) {
-                    0.0 | 1.0 => {}
-                    flow => image[at..].iter_mut().step_by(width).for_each(|dx| *dx *= flow),
+                    1.0 => {}
+                    0.0 => channel.for_each(|dx| *dx = 0.0),
+                    flow => channel.for_each(|dx| *dx *= flow),
                 }
             }
             let transposed = |dx: &mut [T]| {
@@ -146,12 +148,6 @@ impl InputGradient<'_> {
                 #[inline(always)]
                 || transposed(dx),
             );
-            for (c, dx) in self.blocks.channels(block).zip(dx.chunks_exact_mut(pixels)) {
-                // Selects: what is not finite does not flow either.
-                if flows(c) == 0.0 {
-                    dx.fill(T::from_f32(0.0));
-                }
-            }
         });
     }
 
