@@ -17,7 +17,7 @@ pub const SKETCH_SEED: u32 = 20;
 
 /// The shipped policies.
 const ALL_BLOCKS: &str = include_str!("policies/all_blocks.toml");
-const UP_BLOCKS: &str = include_str!("policies/up_blocks.toml");
+const STRICT: &str = include_str!("policies/strict.toml");
 const UNROUTED: &str = include_str!("policies/unrouted.toml");
 
 /// Where the dial of the owned regions stands.
@@ -42,7 +42,7 @@ impl Governed {
     pub fn new(choice: PolicyChoice, data: &Dataset, seed: u64) -> Result<Self> {
         let text = match choice {
             PolicyChoice::All => ALL_BLOCKS,
-            PolicyChoice::Up => UP_BLOCKS,
+            PolicyChoice::Strict => STRICT,
             PolicyChoice::None => UNROUTED,
         };
         let parameters = Parameters::new(DType::F32, seed as u32);

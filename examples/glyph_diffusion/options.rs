@@ -28,8 +28,7 @@ pub struct Cli {
 /// What defines a run. Kept in `run.json`, so that a resumed run is the same run.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub struct RunOptions {
-    /// Where the rights-tracked group owns a region: in all residual blocks, only in the up
-    /// blocks, or nowhere (an unrouted run: everything trains everything).
+    /// What the rights-tracked group trains.
     #[arg(long, value_enum, default_value = "all")]
     pub policy: PolicyChoice,
     /// The group whose rights are tracked.
@@ -78,8 +77,11 @@ pub struct RunOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyChoice {
+    /// A region of the group in every block; its samples train the rest with a quarter of their weight.
     All,
-    Up,
+    /// The same region, and the group trains nothing else.
+    Strict,
+    /// Everybody trains everything.
     None,
 }
 

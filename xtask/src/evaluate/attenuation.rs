@@ -32,9 +32,6 @@ pub struct Arguments {
     /// Groups whose rights are tracked, one after the other.
     #[arg(long, value_delimiter = ',', default_values = GROUPS)]
     groups: Vec<String>,
-    /// Train the first group under the policy for the up blocks, too.
-    #[arg(long)]
-    up: bool,
     /// Steps of each run.
     #[arg(long, default_value_t = STEPS, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -56,18 +53,18 @@ pub enum Variant {
     Unrouted,
     WithoutOwned,
     All,
-    Up,
+    Strict,
 }
 
 impl Variant {
-    pub const EACH: [Self; 4] = [Self::Unrouted, Self::WithoutOwned, Self::All, Self::Up];
+    pub const EACH: [Self; 4] = [Self::Unrouted, Self::WithoutOwned, Self::All, Self::Strict];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Unrouted => "unrouted",
             Self::WithoutOwned => "without",
             Self::All => "all",
-            Self::Up => "up",
+            Self::Strict => "strict",
         }
     }
 
@@ -76,7 +73,7 @@ impl Variant {
             Self::Unrouted => "unrouted",
             Self::WithoutOwned => "without the group",
             Self::All => "all blocks",
-            Self::Up => "up blocks",
+            Self::Strict => "strict",
         }
     }
 
@@ -86,7 +83,7 @@ impl Variant {
             Self::Unrouted => &["--policy", "none", "--others"],
             Self::WithoutOwned => &["--policy", "none", "--without-owned"],
             Self::All => &["--policy", "all"],
-            Self::Up => &["--policy", "up"],
+            Self::Strict => &["--policy", "strict"],
         }
     }
 }
@@ -133,8 +130,6 @@ pub struct Curve {
 /// A group's runs.
 pub struct Group {
     pub name: String,
-    /// The ways that were trained with every seed.
-    pub variants: Vec<Variant>,
     pub seeds: Vec<Seed>,
 }
 
@@ -160,8 +155,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         train_all(arguments)?;
     }
     let mut groups: Vec<Group> = Vec::new();
-    for (at, name) in arguments.groups.iter().enumerate() {
-        match read_group(name, at == 0, arguments) {
+    for name in &arguments.groups {
+        match read_group(name, arguments) {
             Ok(group) => groups.push(group),
             Err(missing) => println!("{name} is left out: {missing:#}"),
         }
@@ -188,43 +183,33 @@ fn command(groups: &[Group], arguments: &Arguments) -> String {
     if names != GROUPS {
         command += &format!(" --groups {}", names.join(","));
     }
-    if groups.iter().any(|group| group.variants.contains(&Variant::Up)) {
-        command += " --up";
-    }
     command
 }
 
-/// The ways that a group is trained in.
-fn variants(first: bool, arguments: &Arguments) -> Vec<Variant> {
-    let asked = |variant: &Variant| *variant != Variant::Up || first && arguments.up;
-    Variant::EACH.into_iter().filter(asked).collect()
-}
-
 /// What the runs of a group came to.
-fn read_group(name: &str, first: bool, arguments: &Arguments) -> Result<Group> {
-    let variants = variants(first, arguments);
+fn read_group(name: &str, arguments: &Arguments) -> Result<Group> {
     let seeds = (1..=arguments.seeds)
         .map(|seed| {
-            let read = |&variant: &Variant| {
+            let read = |variant: Variant| {
                 let mut outcome = Run { variant, group: name, seed }.outcome()?;
                 // An unrouted run has the losses of every group but the one it was started with aside.
                 outcome.losses = outcome.others.remove(name).unwrap_or(outcome.losses);
                 Ok((variant, outcome))
             };
-            Ok(Seed { seed, outcomes: variants.iter().map(read).collect::<Result<_>>()? })
+            Ok(Seed { seed, outcomes: Variant::EACH.into_iter().map(read).collect::<Result<_>>()? })
         })
         .collect::<Result<_>>()?;
-    Ok(Group { name: name.into(), variants, seeds })
+    Ok(Group { name: name.into(), seeds })
 }
 
 /// Every run that is asked for.
 fn runs(arguments: &Arguments) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
     for (at, group) in arguments.groups.iter().enumerate() {
-        let mut variants = variants(at == 0, arguments);
-        variants.retain(|&variant| at == 0 || variant != Variant::Unrouted);
+        let asked = |variant: &Variant| at == 0 || *variant != Variant::Unrouted;
         for seed in 1..=arguments.seeds {
-            runs.extend(variants.iter().map(|&variant| Run { variant, group, seed }));
+            let variants = Variant::EACH.into_iter().filter(asked);
+            runs.extend(variants.map(|variant| Run { variant, group, seed }));
         }
     }
     runs
@@ -258,21 +243,15 @@ mod tests {
         let arguments = Arguments {
             seeds: 3,
             groups: GROUPS.map(String::from).into(),
-            up: false,
             steps: STEPS,
             relearn: 64,
             jobs: 2,
             no_runs: true,
         };
-        let group = |name: &str, variants: &[Variant]| Group {
-            name: name.into(),
-            variants: variants.into(),
-            seeds: Vec::new(),
-        };
-        let all = GROUPS.map(|name| group(name, &[Variant::All]));
+        let group = |name: &str| Group { name: name.into(), seeds: Vec::new() };
         let said = "cargo xtask evaluate attenuation --relearn 64";
-        assert_eq!(command(&all, &arguments), said);
-        let one = [group("script", &[Variant::All, Variant::Up])];
-        assert_eq!(command(&one, &arguments), format!("{said} --groups script --up"));
+        assert_eq!(command(&GROUPS.map(group), &arguments), said);
+        let one = [group("script")];
+        assert_eq!(command(&one, &arguments), format!("{said} --groups script"));
     }
 }

@@ -30,8 +30,7 @@ pub fn dials(groups: &[Group], path: &Path) -> Result<()> {
         let unrouted = mean(&|seed| seed.of(Variant::Unrouted).losses.owned[0].loss);
         let without = mean(&|seed| seed.of(Variant::WithoutOwned).losses.owned_no_style);
         let bounds = [(unrouted, "unrouted"), (without, "never trained on the group")];
-        let lines = [(Variant::All, RED), (Variant::Up, BLUE)].into_iter();
-        let lines = lines.filter(|(variant, _)| group.variants.contains(variant));
+        let lines = [(Variant::All, RED), (Variant::Strict, BLUE)].into_iter();
         let lines = lines.map(|(variant, colour)| {
             let line = |seed: &Seed| -> Vec<(f64, f64)> {
                 let dials = &seed.of(variant).losses.owned;
@@ -41,7 +40,7 @@ pub fn dials(groups: &[Group], path: &Path) -> Result<()> {
             let points = (0..each[0].len()).map(|k| {
                 (each[0][k].0, spread(&each.iter().map(|seed| seed[k].1).collect::<Vec<_>>()).0)
             });
-            let name = format!("region in {}", variant.title());
+            let name = variant.title().to_owned();
             Line { name, colour, points: points.collect(), dots: each.concat() }
         });
         let axis = Axis { title: "dial of the owned region", ends: [1.0, 0.0], doublings: false };
@@ -56,7 +55,6 @@ pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
     panels(groups, path, |group, panel| {
         let ways = curves(group);
         let colours = [RED, BLUE, GREEN, SOFT];
-        let skipped = if group.variants.contains(&Variant::Up) { 0 } else { 1 };
         let lines: Vec<Line> = (ways.iter().enumerate())
             .map(|(k, (name, each))| {
                 let points =
@@ -65,7 +63,7 @@ pub fn relearning(groups: &[Group], path: &Path) -> Result<()> {
                     let both = curve.steps.iter().zip(&curve.losses);
                     both.map(|(&step, &loss)| (place(step), loss.log2())).collect::<Vec<_>>()
                 };
-                let colour = colours[if k == 0 { 0 } else { k + skipped }];
+                let colour = colours[k];
                 let dots = each.iter().flat_map(own).collect();
                 Line { name: name.clone(), colour, points: points.collect(), dots }
             })
