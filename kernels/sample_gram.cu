@@ -100,7 +100,7 @@ __device__ inline void multiply_rows(const Side<T> &of, const Asked &asked, Prod
         }
         uint32_t drawn = 0;
         if (asked.sketch) {
-            drawn = sign_word(asked.layer.seed, asked.layer.layer, of.side, first + lane, 0);
+            drawn = first_sign_word(asked.layer, of.side, first + lane);
         }
 #pragma unroll
         for (int step = 0; step < 2; ++step) {
@@ -168,7 +168,7 @@ __device__ inline void multiply_rows(const Side<float> &of, const Asked &asked, 
         __syncwarp();
         uint32_t drawn = 0;
         if (asked.sketch) {
-            drawn = sign_word(asked.layer.seed, asked.layer.layer, of.side, first + lane % WIDTH, 0);
+            drawn = first_sign_word(asked.layer, of.side, first + lane % WIDTH);
         }
 #pragma unroll 1
         for (uint32_t column = 0; column < WIDTH; ++column) {

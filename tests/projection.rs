@@ -5,7 +5,7 @@ mod support;
 
 use gradroute::ops::{ConvInputs, EmbeddingInputs, LinearInputs, NormInputs};
 use gradroute::problem::{Conv2d, Conv2dSpec, Element, Embedding, Linear, Norm, Padding, Rows};
-use gradroute::projection::{Side, Sketch, SketchKind, micro_block, philox4x32, sign_row};
+use gradroute::projection::{Side, SignMatrix, Sketch, SketchKind, micro_block, philox4x32};
 use gradroute::reference::{self, Gradients};
 
 use support::case::{Case, Problem, Random};
@@ -59,7 +59,7 @@ fn buckets_and_signs_are_even() {
 fn seeds_layers_and_sides_are_independent() {
     let of = |key, side, row| {
         let mut signs = [0.0; 256];
-        sign_row(key, side, row, &mut signs);
+        SignMatrix::new(key, side, 1000, 256).row(row, &mut signs);
         signs
     };
     let one = of([1, 2], Side::Outputs, 3);
@@ -77,6 +77,99 @@ fn seeds_layers_and_sides_are_independent() {
     assert_ne!(micro_block([1, 2], 0, 0, 4096), micro_block([2, 2], 0, 0, 4096));
     assert_ne!(micro_block([1, 2], 0, 0, 4096), micro_block([1, 3], 0, 0, 4096));
     assert_ne!(micro_block([1, 2], 0, 1, 4096), micro_block([1, 2], 1, 0, 4096));
+}
+
+/// Signs of a side's rows.
+fn sign_rows(signs: &SignMatrix, rows: usize, k: usize) -> Vec<Vec<f32>> {
+    let row = |row| {
+        let mut out = vec![0.0; k];
+        signs.row(row, &mut out);
+        out.iter().map(|sign| sign.signum()).collect()
+    };
+    (0..rows as u32).map(row).collect()
+}
+
+/// A Walsh–Hadamard matrix, by Sylvester's construction.
+fn hadamard(k: usize) -> Vec<Vec<f32>> {
+    if k == 1 {
+        return vec![vec![1.0]];
+    }
+    let half = hadamard(k / 2);
+    let below = |sign: f32| {
+        half.iter().map(move |row| {
+            row.iter().copied().chain(row.iter().map(move |it| sign * it)).collect()
+        })
+    };
+    below(1.0).chain(below(-1.0)).collect()
+}
+
+#[test]
+fn sides_that_fit_are_orthonormal() {
+    for (side, k, rows) in [
+        (Side::Outputs, 1, 1),
+        (Side::Outputs, 16, 10),
+        (Side::Outputs, 16, 16),
+        (Side::Inputs, 16, 15),
+        (Side::Inputs, 32, 20),
+        (Side::Outputs, 32, 32),
+    ] {
+        let (key, context) = ([8, k as u32], format!("{rows} {side:?} in {k}"));
+        let signs = SignMatrix::new(key, side, rows, k);
+        assert!(signs.fits(), "{context}");
+        // Another construction of what is promised.
+        let [first, own, ..] = philox4x32([0, 0, side as u32, 0], key);
+        let sign = |bits: u32, at: usize| if bits >> at & 1 == 1 { -1.0 } else { 1.0 };
+        // With a bias.
+        let rows = rows + usize::from(side == Side::Inputs);
+        for (i, (row, walsh)) in sign_rows(&signs, rows, k).iter().zip(hadamard(k)).enumerate() {
+            for (j, (entry, walsh)) in row.iter().zip(walsh).enumerate() {
+                assert_eq!(*entry, sign(own, i) * sign(first, j) * walsh, "{context}");
+            }
+        }
+        let all = sign_rows(&signs, rows, k);
+        for (i, one) in all.iter().enumerate() {
+            for (j, other) in all.iter().enumerate() {
+                let sum: f32 = one.iter().zip(other).map(|(a, b)| a * b).sum();
+                assert_eq!(sum, if i == j { k as f32 } else { 0.0 }, "{context}: {i}, {j}");
+            }
+        }
+    }
+    for (side, k, rows) in [
+        (Side::Outputs, 16, 17),
+        // No room for a bias.
+        (Side::Inputs, 16, 16),
+        // More columns than a word has bits.
+        (Side::Outputs, 64, 3),
+        // No Walsh–Hadamard matrix.
+        (Side::Outputs, 12, 3),
+    ] {
+        assert!(!SignMatrix::new([8, 8], side, rows, k).fits(), "{rows} {side:?} in {k}");
+    }
+}
+
+/// Added up, as a block adds its layers', the sketches of different layers do not mix on average, and those of
+/// a layer that fits on both sides are exact.
+#[test]
+fn layers_that_fit_stay_apart() {
+    let problem = Linear::new(Rows::uniform(2, 3).unwrap(), 5, 8).unwrap().with_bias(true);
+    let mut case = Case::random("fits", Problem::Linear(problem), 3);
+    correlate(&mut case);
+    let (truth, lengths) = truth(&case);
+    let sketches = |seed, layer| {
+        let all = gradients(&case, Some(Sketch::two_sided(8, seed, layer).unwrap()));
+        let (one, two) = all.sketch.split_at(64);
+        [one.to_vec(), two.to_vec()]
+    };
+    let mut mixed = Vec::new();
+    for seed in 0..2000 {
+        let [[one, two], [_, other]] = [sketches(seed, 1), sketches(seed, 2)];
+        assert!((dot(&one, &two) / lengths - truth).abs() < 1e-6);
+        mixed.push(dot(&one, &other) / lengths);
+    }
+    assert!(unbiased(&mixed, 0.0), "{:?}", mean_and_deviation(&mixed));
+    // As far apart as two random projections' are: 1/k.
+    let (_, deviation) = mean_and_deviation(&mixed);
+    assert!((0.1..0.16).contains(&deviation), "{deviation}");
 }
 
 /// Two samples whose gradients are correlated, of every layer shape: square, wide, tall, a
@@ -182,8 +275,9 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 /// Whether the mean of the estimates is the truth, to 4.5 standard errors.
 fn unbiased(estimates: &[f64], truth: f64) -> bool {
     let (mean, deviation) = mean_and_deviation(estimates);
-    // Within one micro-block a count sketch is exact: leave room for rounding.
-    (mean - truth).abs() < 4.5 * deviation / f64::sqrt(estimates.len() as f64) + 1e-12
+    // Within one micro-block a count sketch is exact, and where both sides fit a two-sided one: leave room for
+    // rounding, of `1/√k` in f32.
+    (mean - truth).abs() < 4.5 * deviation / f64::sqrt(estimates.len() as f64) + 1e-6
 }
 
 /// The same estimates, had each sign matrix been scaled by the layer's dimension instead of the

@@ -1,6 +1,6 @@
 //! The deviation that sketches give of themselves, against that over many projections.
 
-use gradroute::projection::{Side, SketchKind, micro_block, philox4x32, sign_row};
+use gradroute::projection::{Side, SignMatrix, SketchKind, micro_block, philox4x32};
 use gradroute::provenance::ledger::{BlockInfo, Ledger, RunInfo, SampleInfo};
 use gradroute::provenance::query::{Archive, OutputOptions};
 use gradroute::provenance::{Estimate, Query, StepRecord, deviation};
@@ -49,7 +49,7 @@ fn sketched(kind: SketchKind, seed: u32, gradient: &[f64]) -> Vec<f32> {
             let signs = |side, k| -> Vec<f32> {
                 let mut rows = vec![0.0; SIDE * k];
                 for (row, out) in rows.chunks_exact_mut(k).enumerate() {
-                    sign_row([seed, 0], side, row as u32, out);
+                    SignMatrix::new([seed, 0], side, SIDE, k).row(row as u32, out);
                 }
                 rows
             };

@@ -62,8 +62,8 @@ struct Formed {
                 routing.output_span(min(max(o, tile.o_begin), tile.o_end - 1));
             shared.input_span[at] = routing.input_span(min(i, layer.inputs - 1));
             if (layer.sketch == GRADROUTE_SKETCH_TWO_SIDED) {
-                shared.output_signs[at] = sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, o, 0);
-                shared.input_signs[at] = sign_word(layer.seed, layer.layer, SIDE_INPUTS, i, 0);
+                shared.output_signs[at] = first_sign_word(layer, SIDE_OUTPUTS, o);
+                shared.input_signs[at] = first_sign_word(layer, SIDE_INPUTS, i);
             }
             shared.bias[at] = 0.0f;
         }

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "gradroute.h"
+
 namespace gradroute {
 
 __device__ inline uint4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t k0,
@@ -26,13 +28,36 @@ __device__ inline uint4 philox4x32(uint32_t c0, uint32_t c1, uint32_t c2, uint32
 constexpr uint32_t SIDE_OUTPUTS = 1;
 constexpr uint32_t SIDE_INPUTS = 2;
 
-// Signs of columns 32 · word .. of a row of P_o or P_i; a set bit is negative.
-__device__ inline uint32_t sign_word(uint32_t seed, uint32_t layer, uint32_t side, uint32_t row,
+// Whether a side has no more rows than columns, so that they are orthonormal. Inputs leave room for a bias.
+__device__ inline bool fits(const GradrouteLayer &layer, uint32_t side) {
+    const uint32_t k = side == SIDE_OUTPUTS ? layer.sketch_outputs : layer.sketch_inputs;
+    const uint32_t rows = side == SIDE_OUTPUTS ? layer.outputs : layer.inputs + 1;
+    return rows <= k && k <= 32 && (k & (k - 1)) == 0;
+}
+
+// A row below 32 of the Walsh-Hadamard matrix: bits that row and column share, modulo 2.
+__device__ inline uint32_t walsh(uint32_t row) {
+    uint32_t bits = (0u - (row & 1)) & 0xAAAAAAAAu;
+    bits ^= (0u - (row >> 1 & 1)) & 0xCCCCCCCCu;
+    bits ^= (0u - (row >> 2 & 1)) & 0xF0F0F0F0u;
+    bits ^= (0u - (row >> 3 & 1)) & 0xFF00FF00u;
+    return bits ^ ((0u - (row >> 4 & 1)) & 0xFFFF0000u);
+}
+
+// Signs of columns 32 · word .. of a row of P_o or P_i that has more columns than 32; a set bit is negative.
+__device__ inline uint32_t sign_word(const GradrouteLayer &layer, uint32_t side, uint32_t row,
                                      uint32_t word) {
-    const uint4 words = philox4x32(row, word / 4, side, seed, layer);
+    const uint4 words = philox4x32(row, word / 4, side, layer.seed, layer.layer);
     const uint32_t low = word & 1 ? words.y : words.x;
     const uint32_t high = word & 1 ? words.w : words.z;
     return word & 2 ? high : low;
+}
+
+// Signs of a row's first 32 columns, however many there are.
+__device__ inline uint32_t first_sign_word(const GradrouteLayer &layer, uint32_t side, uint32_t row) {
+    const bool fitting = fits(layer, side);
+    const uint4 words = philox4x32(fitting ? 0 : row, 0, side, layer.seed, layer.layer);
+    return fitting ? words.x ^ walsh(row) ^ (0u - (words.y >> row % 32 & 1)) : words.x;
 }
 
 // Signs and buckets of one 8 × 8 block of the gradient matrix.

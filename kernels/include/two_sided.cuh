@@ -110,7 +110,7 @@ __device__ inline void draw_signs(uint32_t *signs, const GradrouteLayer &layer, 
                                   uint32_t first, uint32_t word) {
     __syncthreads();
     if (threadIdx.x < TILE) {
-        signs[threadIdx.x] = sign_word(layer.seed, layer.layer, side, first + threadIdx.x, word);
+        signs[threadIdx.x] = sign_word(layer, side, first + threadIdx.x, word);
     }
     __syncthreads();
 }

@@ -78,8 +78,8 @@ __device__ inline void sketch_column(const Routing &routing, uint32_t n, const f
         float sum = 0.0f;
         for (uint32_t first = 0; first < layer.outputs; first += 32) {
             const float mine = value(first + lane);
-            const uint32_t signs =
-                sign_word(layer.seed, layer.layer, SIDE_OUTPUTS, first + lane, word);
+            const uint32_t signs = word == 0 ? first_sign_word(layer, SIDE_OUTPUTS, first + lane)
+                                             : sign_word(layer, SIDE_OUTPUTS, first + lane, word);
             for (uint32_t from = 0; from < 32; ++from) {
                 const uint32_t bits = __float_as_uint(__shfl_sync(0xffffffffu, mine, from));
                 const uint32_t word_of = __shfl_sync(0xffffffffu, signs, from);
@@ -88,10 +88,10 @@ __device__ inline void sketch_column(const Routing &routing, uint32_t n, const f
         }
         const uint32_t a = 32 * word + lane;
         for (uint32_t b = 0; b < k_i; ++b) {
-            const uint32_t sign =
-                sign_word(layer.seed, layer.layer, SIDE_INPUTS, column, b / 32) >> b % 32 & 1;
+            const uint32_t signs = b < 32 ? first_sign_word(layer, SIDE_INPUTS, column)
+                                          : sign_word(layer, SIDE_INPUTS, column, b / 32);
             if (a < k_o) {
-                own[uint64_t(a) * k_i + b] += sign ? -sum : sum;
+                own[uint64_t(a) * k_i + b] += signs >> b % 32 & 1 ? -sum : sum;
             }
         }
     }

@@ -10,7 +10,7 @@ use super::regions::route;
 use super::workspace::Grow;
 use crate::ops::{Options, ParamGrad};
 use crate::problem::{Element, GradientShape};
-use crate::projection::{Side, Sketch, SketchKind, micro_block, sign_row};
+use crate::projection::{Side, SignMatrix, Sketch, SketchKind, micro_block};
 
 /// One column of every sample's gradient matrix.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Column<'a> {
     /// `[N, outputs]`.
     values: &'a [f32],
     outputs: usize,
+    inputs: usize,
     index: usize,
     is_bias: bool,
 }
@@ -25,13 +26,14 @@ pub(crate) struct Column<'a> {
 impl<'a> Column<'a> {
     /// The bias column, `values [N, outputs]`.
     pub(crate) fn bias(shape: GradientShape, values: &'a [f32]) -> Self {
-        Self { values, outputs: shape.outputs(), index: shape.inputs(), is_bias: true }
+        let (outputs, inputs) = (shape.outputs(), shape.inputs());
+        Self { values, outputs, inputs, index: inputs, is_bias: true }
     }
 
     /// The only weight column of a normalisation, `values [N, outputs]`.
     pub(crate) fn weight(shape: GradientShape, values: &'a [f32]) -> Self {
         debug_assert_eq!(shape.inputs(), 1);
-        Self { values, outputs: shape.outputs(), index: 0, is_bias: false }
+        Self { values, outputs: shape.outputs(), inputs: 1, index: 0, is_bias: false }
     }
 
     fn samples(&self) -> impl Iterator<Item = (usize, &'a [f32])> {
@@ -117,10 +119,9 @@ impl<'a> Column<'a> {
                 let scratch = scratch.grown(self.outputs * k_o + k_i + k_o);
                 let (p_o, rest) = scratch.split_at_mut(self.outputs * k_o);
                 let (p_i, sums) = rest.split_at_mut(k_i);
-                for (o, row) in p_o.chunks_exact_mut(k_o).enumerate() {
-                    sign_row(sketch.key(), Side::Outputs, o as u32, row);
-                }
-                sign_row(sketch.key(), Side::Inputs, self.index as u32, p_i);
+                SignMatrix::new(sketch.key(), Side::Outputs, self.outputs, k_o).rows(0, p_o);
+                SignMatrix::new(sketch.key(), Side::Inputs, self.inputs, k_i)
+                    .row(self.index as u32, p_i);
                 for ((n, values), out) in self.samples().zip(out.chunks_exact_mut(k_o * k_i)) {
                     sums.fill(0.0);
                     for (range, factor) in factors(n) {

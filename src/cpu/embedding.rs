@@ -14,7 +14,7 @@ use super::tasks::{for_block_pairs, for_blocks};
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::{EmbeddingInputs, LayerOutputs, Options, ParamGrad};
 use crate::problem::{Element, Embedding};
-use crate::projection::{Side, Sketch, SketchKind, micro_block, sign_row};
+use crate::projection::{Side, SignMatrix, Sketch, SketchKind, micro_block};
 
 /// Rows of the table that make a task worth its while.
 const TOKENS: usize = 64;
@@ -127,10 +127,9 @@ impl<T: Element> Batch<'_, T> {
     /// `P_o` for a two-sided sketch.
     fn fill_signs(&self, sketch: &Sketch, signs: &mut Vec<f32>) {
         let SketchKind::TwoSided { outputs, .. } = sketch.kind() else { return };
-        let signs = signs.grown(self.problem.features() * outputs);
-        for (o, row) in signs.chunks_exact_mut(outputs).enumerate() {
-            sign_row(sketch.key(), Side::Outputs, o as u32, row);
-        }
+        let features = self.problem.features();
+        let signs = signs.grown(features * outputs);
+        SignMatrix::new(sketch.key(), Side::Outputs, features, outputs).rows(0, signs);
     }
 
     /// Records of sample `n`, whose rows come ordered by token.
@@ -165,7 +164,9 @@ impl<T: Element> Batch<'_, T> {
                     for (g, signs) in sum.iter().zip(signs.chunks_exact(outputs)) {
                         add_scaled(u, *g, signs);
                     }
-                    sign_row(sketch.key(), Side::Inputs, token as u32, p_i);
+                    let tokens = self.problem.gradient().inputs();
+                    SignMatrix::new(sketch.key(), Side::Inputs, tokens, inputs)
+                        .row(token as u32, p_i);
                     for (u, out) in u.iter().zip(out.chunks_exact_mut(inputs)) {
                         add_scaled(out, *u, p_i);
                     }

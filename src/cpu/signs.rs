@@ -6,7 +6,7 @@ use super::formed::Signs;
 use super::gemm::view;
 use super::workspace::Grow;
 use crate::problem::GradientShape;
-use crate::projection::{Side, sign_rows};
+use crate::projection::{Side, SignMatrix};
 
 /// Rows drawn by one task: enough to be worth it.
 const ROWS: usize = 512;
@@ -21,14 +21,14 @@ pub(crate) fn draw<'a>(
     let (outputs, inputs) = (shape.outputs(), shape.inputs());
     let (left, right) = (left.grown(outputs * k_o), right.grown(inputs * k_i));
     rayon::join(
-        || draw_side(key, Side::Outputs, k_o, left),
-        || draw_side(key, Side::Inputs, k_i, right),
+        || draw_side(SignMatrix::new(key, Side::Outputs, outputs, k_o), k_o, left),
+        || draw_side(SignMatrix::new(key, Side::Inputs, inputs, k_i), k_i, right),
     );
     Signs { outputs: view(left, outputs, k_o, k_o), inputs: view(right, inputs, k_i, k_i) }
 }
 
-fn draw_side(key: [u32; 2], side: Side, k: usize, signs: &mut [f32]) {
+fn draw_side(matrix: SignMatrix, k: usize, signs: &mut [f32]) {
     signs.par_chunks_mut(ROWS * k.max(1)).enumerate().for_each(|(part, signs)| {
-        pulp::Arch::new().dispatch(|| sign_rows(key, side, part * ROWS, k, signs));
+        pulp::Arch::new().dispatch(|| matrix.rows(part * ROWS, signs));
     });
 }

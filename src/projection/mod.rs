@@ -10,8 +10,7 @@ mod two_sided;
 pub(crate) use count::micro_blocks;
 pub use count::{MicroBlock, micro_block};
 pub use philox::philox4x32;
-pub(crate) use two_sided::sign_rows;
-pub use two_sided::{Side, sign_row};
+pub use two_sided::{Side, SignMatrix};
 
 use crate::{Error, Result};
 

@@ -11,7 +11,8 @@ use crate::projection::SketchKind;
 /// two-sided sketch varies more where the gradients have few rows, down to `1 / √K` of it
 /// being averaged. There the products `z_ab = a_ab · b_ab` share randomness along rows and along
 /// columns, and the variance is taken from them as from any array with two-way clusters (Cameron,
-/// Gelbach and Miller, 2011): rows, plus columns, less cells; never less than the former.
+/// Gelbach and Miller, 2011): rows, plus columns, less cells; never less than the former. Layers with a side that
+/// fits ([`SignMatrix`](crate::projection::SignMatrix)) vary less than this says.
 ///
 /// Costs `K`; 0 when one of the sketches is.
 pub fn deviation(kind: SketchKind, a: &[f32], b: &[f32]) -> f64 {

@@ -2,7 +2,7 @@
 
 use crate::ops::Options;
 use crate::problem::GradientShape;
-use crate::projection::{Side, Sketch, SketchKind, micro_block, sign_row};
+use crate::projection::{Side, SignMatrix, Sketch, SketchKind, micro_block};
 
 /// Every output of one layer, in f64; layouts as in [`crate::ops`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,8 +109,8 @@ fn project(sketch: &Sketch, shape: GradientShape, g: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; sketch.len()];
     match sketch.kind() {
         SketchKind::TwoSided { outputs, inputs } => {
-            let p_o = signs(sketch, Side::Outputs, shape.outputs(), outputs);
-            let p_i = signs(sketch, Side::Inputs, columns, inputs);
+            let p_o = signs(sketch, Side::Outputs, shape.outputs(), shape.outputs(), outputs);
+            let p_i = signs(sketch, Side::Inputs, shape.inputs(), columns, inputs);
             for o in 0..shape.outputs() {
                 for b in 0..inputs {
                     let sum: f64 = (0..columns)
@@ -137,11 +137,12 @@ fn project(sketch: &Sketch, shape: GradientShape, g: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Sign matrix `[rows, k]`.
-fn signs(sketch: &Sketch, side: Side, rows: usize, k: usize) -> Vec<f64> {
+/// Sign matrix `[rows, k]` of a side of so many features.
+fn signs(sketch: &Sketch, side: Side, features: usize, rows: usize, k: usize) -> Vec<f64> {
+    let signs = SignMatrix::new(sketch.key(), side, features, k);
     let mut matrix = vec![0.0f32; rows * k];
-    for (row, signs) in matrix.chunks_mut(k).enumerate() {
-        sign_row(sketch.key(), side, row as u32, signs);
+    for (row, out) in matrix.chunks_mut(k).enumerate() {
+        signs.row(row as u32, out);
     }
     matrix.into_iter().map(f64::from).collect()
 }

@@ -265,10 +265,21 @@ fn project<R: Real>(sketch: &Sketch, g: &Matrix<R>, shape: GradientShape) -> Vec
         SketchKind::TwoSided { outputs, inputs } => {
             let signs = |side: u32, rows: usize, k: usize| {
                 let value = R::from(1.0) / R::from(k as f32).root();
-                Matrix::of(rows, k, move |row, j| {
+                let random = move |row: usize, j: usize| {
                     let counter = [row as u32, (j / 128) as u32, side, 0];
-                    let word = philox4x32(counter, key)[j % 128 / 32];
-                    if word & (1 << (j % 32)) != 0 { zero::<R>() - value } else { value }
+                    philox4x32(counter, key)[j % 128 / 32] & (1 << (j % 32)) != 0
+                };
+                // Orthonormal rows where they fit, with room for a bias that is not there.
+                let room = if side == 1 { shape.outputs() } else { shape.inputs() + 1 };
+                let fits = [1, 2, 4, 8, 16, 32].contains(&k) && room <= k;
+                Matrix::of(rows, k, move |row, j| {
+                    let negative = if fits {
+                        let walsh = (0..5).filter(|bit| (row & j) >> bit & 1 == 1).count() % 2 == 1;
+                        random(0, j) ^ random(0, 32 + row) ^ walsh
+                    } else {
+                        random(row, j)
+                    };
+                    if negative { zero::<R>() - value } else { value }
                 })
             };
             let p_o = signs(1, shape.outputs(), outputs);

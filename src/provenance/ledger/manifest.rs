@@ -19,7 +19,7 @@ pub(super) const RUN_FILES: [&str; 3] = ["run.json", "policy.toml", "samples.par
 pub(super) const TABLES: [&str; 3] = ["events", "influence", "norms"];
 
 const FORMAT: &str = "gradroute-ledger";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// What the first entry names as the one before it.
 pub(super) const NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
