@@ -6,6 +6,7 @@ use super::Report;
 use super::picture::{Ink, strip};
 use crate::data::{CHARACTERS, SIDE, Sample};
 use crate::governed::Dial;
+use crate::options::PolicyChoice;
 use crate::sampling::{Drawing, Wish, draw, spell};
 use gradroute::report::html::{escape, section};
 
@@ -106,9 +107,15 @@ pub fn dial(report: &Report) -> Result<String> {
         rows.push(cells);
     }
     let table = gradroute::report::html::table(&["", "dial at 1", "½", "0"], rows);
-    let lead = "The tracked group's region and style embedding, faded together, from the same \
-                noise. At 0 what is left was learned from public typefaces alone. These see the \
-                region off at every dial, so that nothing else moves.";
+    let left = match report.outcome.options.policy {
+        PolicyChoice::Strict => "was learned from public typefaces alone",
+        _ => "was learned where everybody trains, the group with a quarter of its weight",
+    };
+    let lead = format!(
+        "The tracked group's region and style embedding, faded together, from the same noise. At 0 \
+         what is left {left}. Public typefaces see the region off at every dial, so that nothing \
+         else moves."
+    );
     let losses = &report.outcome.losses.owned;
     let points = |pick: fn(&crate::evaluate::DialLoss) -> f64| {
         losses.iter().map(|at| (f64::from(at.dial), pick(at))).collect()
@@ -129,7 +136,7 @@ pub fn dial(report: &Report) -> Result<String> {
         ["dial", "loss on the tracked group"],
         false,
     );
-    Ok(section("The tracked group's dial", lead, &(table + &chart)))
+    Ok(section("The tracked group's dial", &lead, &(table + &chart)))
 }
 
 /// Colour of a group's glyphs.

@@ -14,6 +14,7 @@ use gradroute::report::{charts, html};
 
 use crate::data::Dataset;
 use crate::governed::Governed;
+use crate::options::PolicyChoice;
 use crate::outcome::Outcome;
 use crate::train::Progress;
 
@@ -63,8 +64,12 @@ impl Report<'_> {
             self.data.owned_group(),
             match (self.outcome.options.without_owned, self.model.has_region()) {
                 (true, _) => "group was left out of the training",
-                (false, true) => {
+                (false, true) if self.outcome.options.policy == PolicyChoice::Strict => {
                     "group's rights are tracked: it may train only its own region of the model"
+                }
+                (false, true) => {
+                    "group's rights are tracked: it trains its own region of the model, and all else \
+                     with a quarter of its weight"
                 }
                 (false, false) => "group is measured apart, but trains the same weights as all",
             },
