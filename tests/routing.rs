@@ -195,11 +195,11 @@ fn of_several_labels_the_smallest_magnitude_decides() {
 }
 
 #[test]
-fn a_blocks_route_is_the_mean_over_its_parameters() {
+fn a_blocks_route_is_the_mean_and_its_reach_the_largest_over_its_parameters() {
     let compiled = compiled(UP);
     for category in compiled.categories().ids() {
         for block in 0..compiled.blocks().len() {
-            let (mut sum, mut count) = (0.0, 0);
+            let (mut sum, mut count, mut reach) = (0.0, 0, 0.0f32);
             for (at, spec) in compiled.layout().layers().iter().enumerate() {
                 if compiled.block_of(at) != Some(block) {
                     continue;
@@ -209,16 +209,19 @@ fn a_blocks_route_is_the_mean_over_its_parameters() {
                     for i in 0..spec.features * spec.taps {
                         let region = routing.regions().region_at(o, i % spec.features);
                         sum += f64::from(routing.route(category, region));
+                        reach = reach.max(routing.route(category, region).abs());
                     }
                     if spec.bias {
                         let region = routing.regions().bias_region_at(o);
                         sum += f64::from(routing.route(category, region));
+                        reach = reach.max(routing.route(category, region).abs());
                     }
                 }
                 count += spec.parameters();
             }
             let mean = (sum / count as f64) as f32;
             assert_eq!(compiled.block_route(category, block), mean, "{category}, block {block}");
+            assert_eq!(compiled.block_reach(category, block), reach, "{category}, block {block}");
         }
     }
     assert_eq!(compiled.block_flow(1, 1), 0.0);

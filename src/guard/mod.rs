@@ -7,10 +7,10 @@
 //! budget: a picture that is in the data twenty times may teach as much as one that is there
 //! once. Over budget, the gate closes smoothly.
 //!
-//! Budgets are multiples of the mean over all clusters, and a block's `route` is the mean over its
-//! parameters. Where a policy lets one category train a part of each block only, its samples are
-//! charged that part of their norm, and so reach the limit later than those of categories that
-//! train all of it.
+//! Budgets are multiples of the mean over all clusters, and the `route` that a record holds is the
+//! mean over a block's parameters. Who trains a region of each block alone, with full weight, learns
+//! there as fast as others do elsewhere: under a policy ([`Guard::govern`]) `route` is the largest
+//! weight that a sample has in the block, so that a small region is no way around the budget.
 //!
 //! **Near-duplicates** are found by a fingerprint that the caller supplies with each sample
 //! ([`Guard::enlist`]): any vector whose cosine is near 1 for pictures that count as the same,
@@ -69,6 +69,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::provenance::StepRecord;
+use crate::routing::CompiledPolicy;
 use crate::{Error, Result};
 
 use clusters::Clusters;
@@ -97,6 +98,9 @@ pub struct Guard {
     trajectories: Vec<Trajectory>,
     population: Population,
     exposure: Exposure,
+    /// `[categories, blocks]`: largest route weights; empty without a policy.
+    #[serde(default)]
+    reach: Vec<f32>,
     clusters: Clusters,
     /// Gates that were asked for and not yet observed.
     pending: HashMap<u64, (f32, Level, f64)>,
@@ -137,6 +141,7 @@ impl Guard {
             trajectories: Vec::new(),
             population: Population::new(config.noise_edges.len() + 2),
             exposure: Exposure::new(blocks),
+            reach: Vec::new(),
             clusters: Clusters::new(),
             pending: HashMap::new(),
             events: Vec::new(),
@@ -148,6 +153,23 @@ impl Guard {
     /// What it was made with.
     pub fn config(&self) -> &GuardConfig {
         &self.config
+    }
+
+    /// Charges samples that have a category by the largest weight that the policy gives them in a
+    /// block, instead of by the mean that records hold. What was charged before stays.
+    /// [`Guard::of_run`] does so where the run has its policy.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the policy has another number of blocks.
+    pub fn govern(&mut self, policy: &CompiledPolicy) -> Result<()> {
+        let blocks = policy.blocks().len();
+        if blocks != self.blocks {
+            return Err(Error::argument("policy", format!("{} blocks", self.blocks), blocks));
+        }
+        let categories = policy.categories().ids();
+        let all = |id| (0..blocks).map(move |block| policy.block_reach(id, block));
+        self.reach = categories.flat_map(all).collect();
+        Ok(())
     }
 
     /// Number of samples it knows.
@@ -226,7 +248,10 @@ impl Guard {
         for (n, &id) in record.samples.iter().enumerate() {
             let row = self.row(id);
             let squares = &record.sq_norm[n * self.blocks..][..self.blocks];
-            let route = &record.route[n * self.blocks..][..self.blocks];
+            let by_policy = self.categories[row]
+                .and_then(|category| self.reach.chunks_exact(self.blocks).nth(category as usize));
+            let route =
+                by_policy.unwrap_or_else(|| &record.route[n * self.blocks..][..self.blocks]);
             let norm = squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt();
             if norm.is_finite() && norm > 0.0 {
                 let bin = self.config.bin(record.noise_levels[n]);

@@ -30,15 +30,19 @@ impl GuardConfig {
 
 impl Guard {
     /// The guard of a run before its first step: it knows the run's samples in their order, by
-    /// category and, where the run has them, fingerprint. None where the run is not guarded.
+    /// category and, where the run has them, fingerprint, and the run's policy, where it has a
+    /// layout to compile it for. None where the run is not guarded.
     ///
     /// # Errors
-    /// [`Error::Argument`] when the description does not hold together.
+    /// [`Error::Argument`] when the description does not hold together; as [`RunInfo::compile`].
     pub fn of_run(info: &RunInfo) -> Result<Option<Self>> {
         let Some(text) = info.metadata.get(GUARD) else { return Ok(None) };
         let config = toml::from_str(text)
             .map_err(|error| Error::argument("metadata.guard", "a guard's configuration", error))?;
         let mut guard = Self::new(info.blocks.len(), config)?;
+        if info.layout.is_some() {
+            guard.govern(&info.compile()?)?;
+        }
         let names = info.category_names().into_iter().zip(0..);
         let categories: HashMap<&str, u32> = names.collect();
         let width = info.fingerprint_len()?;

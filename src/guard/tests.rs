@@ -1,4 +1,5 @@
 use super::*;
+use crate::routing::{Categories, LayerSpec, ModelLayout, Policy};
 
 /// A record of one block: ids with norms, gates 1 where none are given.
 fn record(step: u64, samples: &[u64], norms: &[f32], gates: Option<Vec<f32>>) -> StepRecord {
@@ -48,6 +49,57 @@ fn run(guard: &mut Guard, epochs: u64, batch: usize, parts: usize) {
             step += 1;
         }
     }
+}
+
+/// Ten copies of a picture train an eighth of the block, forty other pictures the rest.
+#[test]
+fn a_small_region_is_no_way_around_the_budget() {
+    let text = r#"
+        block = [{ name = "all", layers = "*" }]
+        [[region]]
+        name = "r"
+        owner = "artist"
+        parts = [{ layers = "fc", outputs = "0" }]
+        [[profile]]
+        category = "/"
+        [[profile]]
+        category = "artist"
+        route = 0
+    "#;
+    let layout = ModelLayout::new(vec![LayerSpec::linear("fc", 8, 8, false)]).unwrap();
+    let categories = Categories::new(["public", "artist"]).unwrap();
+    let policy = Policy::from_toml(text).unwrap().compile(&layout, &categories).unwrap();
+    assert_eq!([policy.block_route(1, 0), policy.block_reach(1, 0)], [0.125, 1.0]);
+    let lowest = |govern: bool| {
+        let mut guard = Guard::new(1, GuardConfig::default()).unwrap();
+        if govern {
+            guard.govern(&policy).unwrap();
+        }
+        for id in 0..50 {
+            let mut fingerprint = [0.0; 41];
+            fingerprint[id.min(40)] = 1.0;
+            guard.enlist(id as u64, Some(u32::from(id >= 40)), Some(&fingerprint)).unwrap();
+        }
+        let mut lowest = [1.0f32; 2];
+        for step in 0..12 {
+            let samples: Vec<u64> = (0..50).collect();
+            let gates = guard.gates(&samples);
+            let category = |id: &u64| usize::from(*id >= 40);
+            let mut record = record(step, &samples, &[2.0; 50], Some(gates.clone()));
+            record.route =
+                samples.iter().map(|id| policy.block_route(category(id) as u32, 0)).collect();
+            guard.observe(&record).unwrap();
+            for (id, gate) in samples.iter().zip(gates) {
+                lowest[category(id)] = lowest[category(id)].min(gate);
+            }
+        }
+        lowest
+    };
+    assert_eq!(lowest(false), [1.0, 1.0]);
+    let [public, artist] = lowest(true);
+    assert!(public == 1.0 && artist < 0.1, "{public}, {artist}");
+    let mut other = Guard::new(2, GuardConfig::default()).unwrap();
+    assert!(other.govern(&policy).unwrap_err().to_string().contains("policy"));
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub struct CompiledPolicy {
     layers: Vec<LayerRouting>,
     block_of: Vec<usize>,
     territory: Vec<Territory>,
-    /// `[categories, blocks]`: mean route weight and flow weight.
-    block_weights: Vec<[f32; 2]>,
+    /// `[categories, blocks]`.
+    block_weights: Vec<BlockWeights>,
     /// `[categories, regions]`.
     owners: Vec<bool>,
 }
@@ -130,7 +130,16 @@ impl CompiledPolicy {
     /// # Panics
     /// When there is no such category or block.
     pub fn block_route(&self, category: u32, block: usize) -> f32 {
-        self.block_weights(category)[block][0]
+        self.block_weights(category)[block].route
+    }
+
+    /// Largest magnitude of a category's route weights over a block's parameters; gates not. A
+    /// sample's routed gradient in the block is no longer than this times the unrouted one.
+    ///
+    /// # Panics
+    /// As [`CompiledPolicy::block_route`].
+    pub fn block_reach(&self, category: u32, block: usize) -> f32 {
+        self.block_weights(category)[block].reach
     }
 
     /// Flow weight of a category in a block, outside of its owned regions.
@@ -138,7 +147,7 @@ impl CompiledPolicy {
     /// # Panics
     /// As [`CompiledPolicy::block_route`].
     pub fn block_flow(&self, category: u32, block: usize) -> f32 {
-        self.block_weights(category)[block][1]
+        self.block_weights(category)[block].flow
     }
 
     /// Whether a category owns a region: all of its labels lie in the owner's subtree.
@@ -151,7 +160,7 @@ impl CompiledPolicy {
         self.owners[category as usize * regions + region]
     }
 
-    fn block_weights(&self, category: u32) -> &[[f32; 2]] {
+    fn block_weights(&self, category: u32) -> &[BlockWeights] {
         let blocks = self.blocks().len();
         &self.block_weights[category as usize * blocks..][..blocks]
     }
@@ -217,14 +226,24 @@ fn decided(labels: &[Depth], block: usize, region: Option<usize>) -> [f32; 2] {
     weights.reduce(both).expect("a category has at least one label")
 }
 
-/// `[categories, blocks]`: mean route weight over the parameters, and flow weight.
+/// A category's weights in a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct BlockWeights {
+    /// Mean over the parameters.
+    route: f32,
+    /// Largest magnitude over the parameters.
+    reach: f32,
+    flow: f32,
+}
+
+/// `[categories, blocks]`.
 fn block_weights(
     layout: &ModelLayout,
     layers: &[LayerRouting],
     block_of: &[usize],
     depths: &[Vec<Depth>],
     blocks: usize,
-) -> Vec<[f32; 2]> {
+) -> Vec<BlockWeights> {
     let counts: Vec<Vec<usize>> = layout
         .layers()
         .iter()
@@ -233,17 +252,25 @@ fn block_weights(
         .collect();
     let mut table = Vec::with_capacity(depths.len() * blocks);
     for (category, labels) in depths.iter().enumerate() {
-        let mut sums = vec![[0.0f64; 2]; blocks];
+        let (mut sums, mut reach) = (vec![[0.0f64; 2]; blocks], vec![0.0f32; blocks]);
         for ((routing, counts), &block) in layers.iter().zip(&counts).zip(block_of) {
-            for (region, &count) in counts.iter().enumerate() {
-                sums[block][0] += count as f64 * f64::from(routing.route(category as u32, region));
+            for (region, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let route = routing.route(category as u32, region);
+                sums[block][0] += count as f64 * f64::from(route);
                 sums[block][1] += count as f64;
+                reach[block] = reach[block].max(route.abs());
             }
         }
-        table.extend(sums.into_iter().enumerate().map(|(block, [sum, count])| {
-            let [route, flow] = decided(labels, block, None);
-            [if count > 0.0 { (sum / count) as f32 } else { route }, flow]
-        }));
+        table.extend(sums.into_iter().zip(reach).enumerate().map(
+            |(block, ([sum, count], reach))| {
+                let [route, flow] = decided(labels, block, None);
+                if count > 0.0 {
+                    BlockWeights { route: (sum / count) as f32, reach, flow }
+                } else {
+                    BlockWeights { route, reach: route.abs(), flow }
+                }
+            },
+        ));
     }
     table
 }
