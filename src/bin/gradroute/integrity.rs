@@ -47,6 +47,7 @@ pub fn verify(question: &VerifyArguments, quiet: bool) -> Result<(Shown, u8)> {
     });
     let title = match found.findings.len() {
         0 => format!("{}: in order", question.ledger.display()),
+        1 => format!("{}: 1 finding", question.ledger.display()),
         count => format!("{}: {count} findings", question.ledger.display()),
     };
     let mut shown = Shown::new(title, &found)?;
