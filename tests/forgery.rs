@@ -31,7 +31,7 @@ fn forge(dir: &Path, edit: impl FnOnce(&mut Vec<Entry>)) {
         entry.hash = blake3::hash(&serde_json::to_vec(entry).unwrap()).to_hex().to_string();
         previous = entry.hash.clone();
     }
-    let manifest = Manifest { format: "gradroute-ledger", version: 1, entries: &entries };
+    let manifest = Manifest { format: "gradroute-ledger", version: 2, entries: &entries };
     fs::write(dir.join("manifest.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
 }
 
