@@ -463,7 +463,7 @@ fn an_altered_manifest_is_noticed() {
         (edited(|it| it.swap(1, 2)), "entry 1 is out of order"),
         (edited(|it| it[2]["steps"][1] = 9.into()), "entry 2 was altered"),
         (edited(Vec::clear), "no entry"),
-        (text.replace("\"version\": 1", "\"version\": 2"), "version 2"),
+        (text.replace("\"version\": 2", "\"version\": 1"), "version 1"),
         (text[..text.len() / 2].to_owned(), "manifest.json"),
     ];
     for (altered, problem) in altered {
