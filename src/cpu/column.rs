@@ -19,21 +19,20 @@ pub(crate) struct Column<'a> {
     values: &'a [f32],
     outputs: usize,
     inputs: usize,
+    /// Which column; the bias stands behind the inputs.
     index: usize,
-    is_bias: bool,
 }
 
 impl<'a> Column<'a> {
     /// The bias column, `values [N, outputs]`.
     pub(crate) fn bias(shape: GradientShape, values: &'a [f32]) -> Self {
-        let (outputs, inputs) = (shape.outputs(), shape.inputs());
-        Self { values, outputs, inputs, index: inputs, is_bias: true }
+        Self { values, outputs: shape.outputs(), inputs: shape.inputs(), index: shape.inputs() }
     }
 
     /// The only weight column of a normalisation, `values [N, outputs]`.
     pub(crate) fn weight(shape: GradientShape, values: &'a [f32]) -> Self {
         debug_assert_eq!(shape.inputs(), 1);
-        Self { values, outputs: shape.outputs(), inputs: 1, index: 0, is_bias: false }
+        Self { values, outputs: shape.outputs(), inputs: 1, index: 0 }
     }
 
     fn samples(&self) -> impl Iterator<Item = (usize, &'a [f32])> {
@@ -46,7 +45,7 @@ impl<'a> Column<'a> {
         options: &'o Options<'o>,
         n: usize,
     ) -> impl Iterator<Item = (Range<usize>, f32)> + 'o {
-        let (is_bias, outputs) = (self.is_bias, self.outputs);
+        let (is_bias, outputs) = (self.index == self.inputs, self.outputs);
         let routed = options.routing.into_iter().flat_map(move |routing| {
             let regions = routing.layer.regions();
             regions.bias_tiles().iter().map(move |(range, region)| {
