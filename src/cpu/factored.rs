@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::flush::{self, EDGE, Hashes};
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
+use super::gram;
 use super::narrow::par_product;
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
@@ -214,14 +215,8 @@ impl Operands<'_> {
                 let dy = &self.inputs.dy[rows.start * outputs..rows.end * outputs];
                 flush::square_row(x) * flush::square_row(dy)
             } else {
-                let scratch = &mut *threads.own();
-                let (gram_x, gram_dy) = scratch.panel.grown(2 * t * t).split_at_mut(t * t);
-                for (gram, of) in [(&mut *gram_x, self.x()), (&mut *gram_dy, self.dy())] {
-                    let of = of.subrows(rows.start, t);
-                    gemm(view_mut(gram, t, t, t), Write::Replace, 1.0, of, of.transpose());
-                }
-                let products = gram_x.iter().zip(&*gram_dy);
-                products.map(|(&x, &dy)| f64::from(x) * f64::from(dy)).sum()
+                let (x, dy) = (self.x().subrows(rows.start, t), self.dy().subrows(rows.start, t));
+                gram::square(x, dy, &mut threads.own().panel)
             };
             // Rounding may leave less than nothing of a sum that cancels.
             let squares = if squares < 0.0 { 0.0 } else { squares };

@@ -10,6 +10,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use gemm::Parallelism;
 
 use super::blas;
+use crate::ops::plan::has_avx512;
 
 /// Row-major view of `rows × columns`, consecutive rows `stride` apart.
 pub(crate) fn view(data: &[f32], rows: usize, columns: usize, stride: usize) -> MatRef<'_, f32> {
@@ -74,11 +75,7 @@ impl Library {
 
     /// As [`for_large`](Self::for_large), of those that the crate brings.
     fn own() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return Self::Gemm;
-        }
-        Self::Matrixmultiply
+        if has_avx512() { Self::Gemm } else { Self::Matrixmultiply }
     }
 
     /// For tiles and panels that a cache holds.

@@ -37,6 +37,7 @@ mod flush;
 mod formed;
 mod forward;
 mod gemm;
+mod gram;
 mod im2col;
 mod linear;
 mod lora;

@@ -3,26 +3,22 @@
 //! A GEMM library copies both operands into an order of its own first. With so few columns that
 //! costs about as much as the product, so here the rows are read where they lie.
 
+use faer::prelude::ReborrowMut;
 use faer::{MatMut, MatRef};
+use pulp::{Simd, WithSimd};
 
-use super::gemm::{Write, gemm, par_gemm};
+use super::gemm::{Write, gemm, par_gemm, row, row_mut};
 
-/// Columns that one pass over the rows takes: two vectors of 8.
+/// Columns that one pass over the rows takes.
 const COLUMNS: usize = 16;
 /// Columns up to which this is the quicker way.
 const MOST: usize = 64;
-/// Rows that share what is read of `b`: with two vectors each, as many sums as hide the latency
-/// of a multiply-add.
-const ROWS: usize = 4;
 
 /// `c = alpha · a · b` on this thread, which starts no rayon task. Quick for row-major views of 16,
 /// 32, 48 or 64 columns; everything else is the library's.
 pub(crate) fn product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = pulp::x86::V3::try_new()
-        && is_quick(&c, a, b)
-    {
-        return simd.vectorize(avx2::Product { simd, c, alpha, a, b });
+    if is_quick(&c, a, b) {
+        return pulp::Arch::new().dispatch(Product { c, alpha, a, b });
     }
     gemm(c, Write::Replace, alpha, a, b);
 }
@@ -31,11 +27,13 @@ pub(crate) fn product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>
 pub(crate) fn par_product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
     /// Multiply-adds worth a task.
     const WORTH: usize = 1 << 18;
+    /// A multiple of the rows that a processor takes at a time.
+    const EDGE: usize = 8;
     if !is_quick(&c, a, b) {
         return par_gemm(c, Write::Replace, alpha, a, b);
     }
     let rows = a.nrows();
-    let half = (rows / 2).next_multiple_of(ROWS);
+    let half = (rows / 2).next_multiple_of(EDGE);
     if rayon::current_num_threads() > 1 && half < rows && rows * a.ncols() * b.ncols() > WORTH {
         let ((c0, c1), (a0, a1)) = (c.split_at_row_mut(half), a.split_at_row(half));
         rayon::join(|| par_product(c0, alpha, a0, b), || par_product(c1, alpha, a1, b));
@@ -44,73 +42,80 @@ pub(crate) fn par_product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<
     product(c, alpha, a, b);
 }
 
-/// Whether this processor and these views have the quick way.
+/// Whether these views have the quick way.
 fn is_quick(c: &MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>) -> bool {
     let few = b.ncols().is_multiple_of(COLUMNS) && b.ncols() <= MOST;
-    let row_major = a.col_stride() == 1 && b.col_stride() == 1 && c.col_stride() == 1;
-    has_vectors() && few && row_major
+    few && a.col_stride() == 1 && b.col_stride() == 1 && c.col_stride() == 1
 }
 
-fn has_vectors() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return pulp::x86::V3::try_new().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+struct Product<'a> {
+    c: MatMut<'a, f32>,
+    alpha: f32,
+    a: MatRef<'a, f32>,
+    b: MatRef<'a, f32>,
 }
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use pulp::{cast, f32x8, x86::V3};
+impl WithSimd for Product<'_> {
+    type Output = ();
 
-    use super::{COLUMNS, MatMut, MatRef, ROWS};
-    use crate::cpu::gemm::{row, row_mut};
-    use faer::prelude::ReborrowMut;
-
-    pub(super) struct Product<'a> {
-        pub(super) simd: V3,
-        pub(super) c: MatMut<'a, f32>,
-        pub(super) alpha: f32,
-        pub(super) a: MatRef<'a, f32>,
-        pub(super) b: MatRef<'a, f32>,
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Rows share what is read of `b`, as many as hide the latency of a multiply-add.
+        match S::F32_LANES {
+            16 => self.rows::<S, 8, 1>(simd),
+            8 => self.rows::<S, 4, 2>(simd),
+            4 => self.rows::<S, 2, 4>(simd),
+            _ => gemm(self.c, Write::Replace, self.alpha, self.a, self.b),
+        }
     }
+}
 
-    impl pulp::NullaryFnOnce for Product<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let Self { simd, mut c, alpha, a, b } = self;
-            let rows = a.nrows();
-            for column in (0..b.ncols()).step_by(COLUMNS) {
-                for first in (0..rows).step_by(ROWS) {
-                    // Beyond the end the last row stands in, and what it gives is dropped.
-                    let at = |r: usize| (first + r).min(rows - 1);
-                    let sums = sums(simd, std::array::from_fn(|r| row(a, at(r))), b, column);
-                    for (r, sums) in sums.iter().enumerate().take(rows - first) {
-                        let out = &mut row_mut(c.rb_mut(), first + r)[column..column + COLUMNS];
-                        let sums: [f32; COLUMNS] = cast(*sums);
-                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum);
+impl Product<'_> {
+    /// In blocks of `R` rows times 16 columns, which are `V` vectors.
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize, const V: usize>(self, simd: S) {
+        let Self { mut c, alpha, a, b } = self;
+        let rows = a.nrows();
+        let alpha = simd.splat_f32s(alpha);
+        for column in (0..b.ncols()).step_by(COLUMNS) {
+            for first in (0..rows).step_by(R) {
+                // Beyond the end the last row stands in, and what it gives is dropped.
+                let at = |r: usize| (first + r).min(rows - 1);
+                let sums: [[S::f32s; V]; R] =
+                    sums(simd, std::array::from_fn(|r| row(a, at(r))), b, column);
+                for (r, sums) in sums.into_iter().enumerate().take(rows - first) {
+                    let out = &mut row_mut(c.rb_mut(), first + r)[column..column + COLUMNS];
+                    let (out, _) = S::as_mut_simd_f32s(out);
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out = simd.mul_f32s(alpha, sum);
                     }
                 }
             }
         }
     }
+}
 
-    /// Four rows times 16 columns of `b`.
-    #[inline(always)]
-    fn sums(simd: V3, a: [&[f32]; ROWS], b: MatRef<f32>, column: usize) -> [[f32x8; 2]; ROWS] {
-        let mut sums = [[simd.splat_f32x8(0.0); 2]; ROWS];
-        let a = a.map(|row| &row[..b.nrows()]);
-        for t in 0..b.nrows() {
-            let (halves, _) = row(b, t)[column..column + COLUMNS].as_chunks::<8>();
-            let b: [f32x8; 2] = [cast(halves[0]), cast(halves[1])];
-            for r in 0..ROWS {
-                let a = simd.splat_f32x8(a[r][t]);
-                sums[r] = [0, 1].map(|half| simd.mul_add_f32x8(a, b[half], sums[r][half]));
+/// `R` rows times 16 columns of `b`.
+#[inline(always)]
+fn sums<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    a: [&[f32]; R],
+    b: MatRef<f32>,
+    column: usize,
+) -> [[S::f32s; V]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); V]; R];
+    let a = a.map(|row| &row[..b.nrows()]);
+    for t in 0..b.nrows() {
+        let (b, _) = S::as_simd_f32s(&row(b, t)[column..column + COLUMNS]);
+        let b: [S::f32s; V] = std::array::from_fn(|v| b[v]);
+        for r in 0..R {
+            let a = simd.splat_f32s(a[r][t]);
+            for v in 0..V {
+                sums[r][v] = simd.mul_add_f32s(a, b[v], sums[r][v]);
             }
         }
-        sums
     }
+    sums
 }
 
 #[cfg(test)]
