@@ -187,7 +187,7 @@ impl Task {
             Model::Sequence(sequence) => sequence.loss()?,
             Model::Glyph(glyph) => glyph.loss(at)?,
         };
-        let gradients = loss.backward()?;
+        let gradients = self.recorder.backward(&loss)?;
         let record = self.recorder.finish_step()?;
         Ok((loss.to_dtype(DType::F32)?.to_scalar()?, gradients, record))
     }

@@ -26,7 +26,7 @@ pub fn query(model: &Governed, image: &[f32], wish: Wish) -> Result<Vec<f32>> {
     recorder.set_switches(Some(switches))?;
     recorder.begin_probe(DRAWS, DRAWS as f32)?;
     let guess = model.unet().forward(&x, &levels, &conditions)?;
-    (guess - target)?.sqr()?.mean_all()?.backward()?;
+    recorder.backward(&(guess - target)?.sqr()?.mean_all()?)?;
     let record = recorder.finish_probe()?;
     let length = record.sketch.len() / DRAWS;
     let mut mean = vec![0.0; length];

@@ -87,8 +87,8 @@ fn learn(
             let ids = samples.iter().map(|sample| sample.id).collect();
             let categories = samples.iter().map(|sample| sample.typeface as u32).collect();
             model.recorder().begin_step(Batch::new(ids, categories))?;
-            let gradients =
-                drawn.losses(model, &Conditions::of(&samples))?.mean_all()?.backward()?;
+            let loss = drawn.losses(model, &Conditions::of(&samples))?.mean_all()?;
+            let gradients = model.recorder().backward(&loss)?;
             model.recorder().finish_step()?;
             optimizer.step(&gradients, STEP_SIZE)?;
             bar.inc(1);

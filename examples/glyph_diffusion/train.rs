@@ -211,7 +211,7 @@ impl<'a> Trainer<'a> {
         })?;
         let losses = drawn.losses(self.model, &conditions)?;
         let loss = losses.mean_all()?;
-        let gradients = loss.backward()?;
+        let gradients = self.model.recorder().backward(&loss)?;
         let record = self.model.recorder().finish_step()?;
         self.optimizer.step(&gradients, rate)?;
         self.average.update(DECAY.min((1.0 + step as f64) / (10.0 + step as f64)))?;

@@ -99,7 +99,8 @@ impl Glyphs {
                 step_size: rate as f32,
                 ..Batch::new(batch.samples.iter().map(|s| s.id).collect(), categories)
             })?;
-            let gradients = model.losses(self, &batch)?.mean_all()?.backward()?;
+            let loss = model.losses(self, &batch)?.mean_all()?;
+            let gradients = model.recorder.backward(&loss)?;
             let record = model.recorder.finish_step()?;
             optimizer.step(&gradients, rate)?;
             average.update(DECAY.min((1.0 + step as f64) / (10.0 + step as f64)))?;
@@ -193,7 +194,7 @@ impl Model {
             for draw in 0..DRAWS {
                 self.recorder.begin_probe(samples.len(), samples.len() as f32)?;
                 let losses = self.losses(task, &Drawn::asked(samples, draw))?;
-                losses.mean_all()?.backward()?;
+                self.recorder.backward(&losses.mean_all()?)?;
                 let sketch = self.recorder.finish_probe()?.sketch;
                 let width = sketch.len() / samples.len();
                 for (sum, sketch) in sums.iter_mut().zip(sketch.chunks_exact(width)) {

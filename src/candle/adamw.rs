@@ -57,7 +57,7 @@ impl Default for AdamWConfig {
 ///
 /// let x = Tensor::ones((2, 3), DType::F32, &Device::Cpu)?;
 /// recorder.begin_step(Batch::new(vec![1, 2], vec![0, 0]))?;
-/// let gradients = head.forward(&x)?.sqr()?.mean_all()?.backward()?;
+/// let gradients = recorder.backward(&head.forward(&x)?.sqr()?.mean_all()?)?;
 /// recorder.finish_step()?;
 /// optimizer.step(&gradients, 1e-3)?;
 /// # Ok::<(), candle_core::Error>(())

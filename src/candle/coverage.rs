@@ -110,7 +110,7 @@ impl Recorder {
     ///
     /// recorder.begin_step(Batch::new(vec![1], vec![0]))?;
     /// let x = Tensor::ones((1, 3), DType::F32, &Device::Cpu)?;
-    /// head.forward(&x)?.broadcast_mul(&scale)?.mean_all()?.backward()?;
+    /// recorder.backward(&head.forward(&x)?.broadcast_mul(&scale)?.mean_all()?)?;
     /// recorder.finish_step()?;
     /// let coverage = recorder.coverage(&parameters);
     /// assert_eq!(coverage.share(), 0.75);

@@ -14,7 +14,7 @@
 //! let layer = RoutedLinear::from_tensors(&weight, None, &scope.at("layer"))?;
 //! recorder.begin_step(Batch { step_size: 1e-3, ..Batch::new(vec![100], vec![0]) })?;
 //! let x = Tensor::ones((1, 4), candle_core::DType::BF16, &device)?;
-//! let gradients = layer.forward(&x)?.sum_all()?.backward()?;
+//! let gradients = recorder.backward(&layer.forward(&x)?.sum_all()?)?;
 //! println!("{:?}", recorder.finish_step()?.sq_norm);
 //! # Ok::<(), candle_core::Error>(())
 //! ```

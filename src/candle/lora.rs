@@ -145,7 +145,20 @@ impl LoraOp {
         Ok(y)
     }
 
-    fn backward<T: Number>(&self, tensors: Operands) -> Result<Grads> {
+    fn backward(&self, tensors: Operands) -> Result<Grads> {
+        let dtype = tensors.dy.dtype();
+        let run = || {
+            #[cfg(feature = "candle-cuda")]
+            if let Some(device) = super::cuda::device_of(tensors.dy) {
+                return by_dtype!(dtype, T => self.run_on_device::<T>(&device, tensors));
+            }
+            by_dtype!(dtype, T => self.run::<T>(tensors))
+        };
+        let recorder = &self.calls[0].handle.recorder;
+        recorder.gather([Some(tensors.a), Some(tensors.b)], run()?)
+    }
+
+    fn run<T: Number>(&self, tensors: Operands) -> Result<Grads> {
         let mut guard = self.calls[0].handle.recorder.lock();
         let zeros = |tensor: &Tensor| vec![T::from_f32(0.0); tensor.elem_count()];
         let wanted = self.wanted(&guard, tensors);
@@ -293,13 +306,7 @@ impl CustomOp3 for LoraOp {
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = &dy.contiguous()?;
-        let tensors = Operands { x, a, b, dy };
-        #[cfg(feature = "candle-cuda")]
-        if let Some(device) = super::cuda::device_of(dy) {
-            let grads = by_dtype!(dy.dtype(), T => self.run_on_device::<T>(&device, tensors));
-            return grads.map(|[dx, da, db]| (dx, da, db));
-        }
-        let [dx, da, db] = by_dtype!(dy.dtype(), T => self.backward::<T>(tensors))?;
+        let [dx, da, db] = self.backward(Operands { x, a, b, dy })?;
         Ok((dx, da, db))
     }
 }

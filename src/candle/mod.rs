@@ -2,8 +2,9 @@
 //! [`crate::ops`], records through a shared [`Recorder`].
 //!
 //! The model is built of routed modules in a [`Scope`], which names them and makes their
-//! [`Parameters`]; then, every step, the batch is announced, and the record collected. Without a
-//! policy everything trains everything, and each layer is a block of its own.
+//! [`Parameters`]; then, every step, the batch is announced, the loss goes through
+//! [`Recorder::backward`], and the record is collected. Without a policy everything trains
+//! everything, and each layer is a block of its own.
 //!
 //! With the feature `candle-cuda`, layers of given tensors (`from_tensors`) may live on a CUDA device:
 //! they run forward through candle, backward through [`crate::cuda`] on candle's stream. [`AdamW`] and
@@ -52,7 +53,8 @@
 //! recorder.begin_step(Batch { switches, step_size: 1e-3, ..Batch::new(ids, labels) })?;
 //! let x = Tensor::ones((2, 4), DType::F32, &Device::Cpu)?;
 //! let hidden = recorder.switch(&silu(&first.forward(&x)?)?, "second")?;
-//! let gradients = second.forward(&hidden)?.sqr()?.mean_all()?.backward()?;
+//! let loss = second.forward(&hidden)?.sqr()?.mean_all()?;
+//! let gradients = recorder.backward(&loss)?;
 //! let record = recorder.finish_step()?;
 //! optimizer.step(&gradients, 1e-3)?;
 //! assert!(record.route[0] > record.route[1]); // of the serif and the script sample
@@ -60,6 +62,7 @@
 //! ```
 
 mod adamw;
+mod backward;
 mod batch;
 mod conv2d;
 mod coverage;

@@ -148,13 +148,16 @@ impl LayerOp {
         dy: &Tensor,
     ) -> Result<Grads> {
         let dy = dy.contiguous()?;
-        #[cfg(feature = "candle-cuda")]
-        if let Some(device) = super::cuda::device_of(&dy) {
-            return by_dtype!(dy.dtype(), T => {
-                self.run_on_device::<T>(&device, x, weight, bias, &dy)
-            });
-        }
-        by_dtype!(dy.dtype(), T => self.run::<T>(x, weight, bias, &dy))
+        let run = || {
+            #[cfg(feature = "candle-cuda")]
+            if let Some(device) = super::cuda::device_of(&dy) {
+                return by_dtype!(dy.dtype(), T => {
+                    self.run_on_device::<T>(&device, x, weight, bias, &dy)
+                });
+            }
+            by_dtype!(dy.dtype(), T => self.run::<T>(x, weight, bias, &dy))
+        };
+        self.call.handle.recorder.gather([Some(weight), bias], run()?)
     }
 
     fn run<T: Number>(

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Tensor, TensorId};
 
+use super::backward::Passes;
 use super::batch::Batch;
 use super::governance::Governance;
 use super::slot::Slot;
@@ -29,7 +30,7 @@ use crate::{Error, Result};
 /// recorder.begin_step(Batch::new(vec![100, 101], vec![0, 0]))?;
 /// let x = Tensor::new(&[[1f32, 0., 0.], [0., 2., 0.]], &Device::Cpu)?;
 /// let loss = head.forward(&x)?.sqr()?.mean_all()?;
-/// let gradients = loss.backward()?;
+/// let gradients = recorder.backward(&loss)?;
 /// let record = recorder.finish_step()?;
 /// assert_eq!((record.samples.len(), record.blocks, record.sketch.len()), (2, 1, 2 * 64));
 /// assert!(gradients.get(&parameters.get("head.weight").unwrap()).is_some());
@@ -66,6 +67,8 @@ pub(super) struct State {
     pub serial: u64,
     /// Layers that the last finished step reached.
     pub reached: Vec<bool>,
+    /// Backward passes under way.
+    pub passes: Passes,
     /// Regions touched by the steps finished since the optimizer last took them.
     touched: Option<Touched>,
 }
@@ -123,6 +126,7 @@ impl Recorder {
             switches: None,
             serial: 0,
             reached: Vec::new(),
+            passes: Passes::new(),
             touched: None,
         })))
     }
