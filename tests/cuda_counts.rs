@@ -233,7 +233,7 @@ fn run_lora(lora: &Lora, cuda: &mut Cuda, what: What) {
     let (features, rows) = (lora.in_features(), lora.rows().total());
     let x = vec![bf16::ONE; rows * features];
     let factor = vec![bf16::ONE; rank * features];
-    let inputs = LoraInputs { x: &x, dy: &x, a: &factor, b: &factor };
+    let inputs = LoraInputs { x: &x, dy: &x, a: &factor, b: &factor, base: None };
     let categories = vec![0; samples];
     let sides = [lora.a().gradient(), lora.b().gradient()];
     let layers = sides.map(|shape| {

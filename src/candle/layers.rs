@@ -78,6 +78,11 @@ impl Layer {
         &self.handle.path
     }
 
+    /// Whether it has nothing to route or record.
+    pub fn is_frozen(&self) -> bool {
+        self.handle.index.is_none()
+    }
+
     /// Refuses an input whose format is not the weight's, or whose shape does not fit.
     pub fn check_input(&self, x: &Tensor, fits: bool, expected: &str) -> Result<()> {
         let argument = || format!("input of {}", self.path());

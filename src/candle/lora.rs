@@ -1,4 +1,5 @@
-//! Low-rank adapter: both factors in one call of [`crate::ops::Backend::lora`].
+//! Low-rank adapter: both factors, and on the CPU the frozen layer beside them, in one call of
+//! [`crate::ops::Backend::lora`].
 
 #[cfg(feature = "candle-cuda")]
 use candle_core::CudaStorage;
@@ -13,6 +14,7 @@ use super::recorder::State;
 use super::slot::Gradients;
 use super::tensors::{Number, by_dtype, cpu_slice, slice};
 use crate::Error;
+use crate::cpu::LoraOperands;
 use crate::ops::{Backend, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options};
 use crate::problem::Lora;
 
@@ -73,15 +75,19 @@ impl RoutedLora {
         &self.base
     }
 
-    /// What is added to the base's output.
-    fn branch(&self, x: &Tensor) -> Result<Tensor> {
+    /// What is added to the base's output; with a base of its own, that output as well.
+    fn branch(&self, x: &Tensor, base: Option<&RoutedLinear>) -> Result<Tensor> {
         let [(rank, input), (out, _)] = [self.a.weight().dims2()?, self.b.weight().dims2()?];
         let (rows, dims) = self.a.0.rows(x, input, out)?;
+        if let Some(base) = base {
+            base.0.rows(x, input, out)?;
+        }
         let samples = rows.samples();
         let problem = Lora::new(rows, input, out, rank, self.scale)?;
         let op = LoraOp {
             calls: [self.a.0.announce(samples)?, self.b.0.announce(samples)?],
             problem,
+            base: base.map(|base| (base.weight().clone(), base.bias().cloned())),
             output: dims.into(),
             #[cfg(feature = "candle-cuda")]
             ready: Default::default(),
@@ -106,7 +112,11 @@ fn scale(rank: usize, alpha: f64) -> crate::Result<f32> {
 
 impl Module for RoutedLora {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.base.forward(x)? + self.branch(x)?
+        // Together, candle need not add two outputs and two gradients.
+        if self.base.0.is_frozen() && x.device().is_cpu() {
+            return self.branch(x, Some(&self.base));
+        }
+        self.base.forward(x)? + self.branch(x, None)?
     }
 }
 
@@ -116,6 +126,8 @@ pub(super) struct LoraOp {
     /// Of `A` and of `B`.
     pub calls: [Call; 2],
     pub problem: Lora,
+    /// Weight and bias of the frozen layer whose output and gradient are part of this call's.
+    base: Option<(Tensor, Option<Tensor>)>,
     output: Shape,
     /// On a CUDA device, what candle computed.
     #[cfg(feature = "candle-cuda")]
@@ -132,11 +144,20 @@ pub(super) struct Operands<'a> {
 }
 
 impl LoraOp {
-    fn forward<T: Number>(&self, x: &[T], a: &[T], b: &[T]) -> crate::Result<Vec<T>> {
+    fn forward<T: Number>(&self, x: &[T], a: &[T], b: &[T]) -> Result<Vec<T>> {
         let (rank, scale) = (self.problem.rank(), self.problem.scale());
-        let mut hidden = vec![T::from_f32(0.0); self.problem.rows().total() * rank];
         let mut y = vec![T::from_f32(0.0); self.output.elem_count()];
-        self.calls[0].handle.recorder.compute(|backend| {
+        let recorder = &self.calls[0].handle.recorder;
+        if let Some((base, bias)) = &self.base {
+            let bias = bias.as_ref().map(Tensor::storage_and_layout);
+            let base = base.storage_and_layout();
+            let bias = bias.as_ref().map(|bias| slice::<T>(&bias.0, bias.1)).transpose()?;
+            let operands = LoraOperands { x, a, b, base: slice(&base.0, base.1)?, bias };
+            recorder.compute(|backend| backend.lora_forward(&self.problem, operands, &mut y))?;
+            return Ok(y);
+        }
+        let mut hidden = vec![T::from_f32(0.0); self.problem.rows().total() * rank];
+        recorder.compute(|backend| {
             backend.linear_forward(&self.problem.a(), x, a, None, &mut hidden)?;
             // The smaller of the two that could be scaled.
             hidden.iter_mut().for_each(|h| *h = T::from_f32(scale * h.to_f32()));
@@ -166,11 +187,13 @@ impl LoraOp {
         {
             let Operands { x, a, b, dy } = tensors;
             let [x, a, b, dy] = [x, a, b, dy].map(Tensor::storage_and_layout);
+            let base = self.base.as_ref().map(|(weight, _)| weight.storage_and_layout());
             let inputs = LoraInputs {
                 x: slice::<T>(&x.0, x.1)?,
                 dy: slice(&dy.0, dy.1)?,
                 a: slice(&a.0, a.1)?,
                 b: slice(&b.0, b.1)?,
+                base: base.as_ref().map(|base| slice(&base.0, base.1)).transpose()?,
             };
             let gradients =
                 [&mut da, &mut db].map(|dw| Gradients { dw: dw.as_deref_mut(), db: None });

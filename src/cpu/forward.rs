@@ -140,12 +140,9 @@ impl Cpu {
                 x,
                 weight.transpose(),
             );
-            let Some(bias) = bias else { return };
-            y.par_chunks_mut(64 * outputs).for_each(|rows| {
-                for row in rows.chunks_exact_mut(outputs) {
-                    row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
-                }
-            });
+            if let Some(bias) = bias {
+                add_bias(y, bias);
+            }
         };
         match same_mut(y) {
             Some(y) => product(y),
@@ -213,6 +210,15 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// Adds a bias to each row of its length.
+pub(super) fn add_bias(y: &mut [f32], bias: &[f32]) {
+    y.par_chunks_mut(64 * bias.len().max(1)).for_each(|rows| {
+        for row in rows.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        }
+    });
 }
 
 fn check_bias<T>(has: bool, outputs: usize, bias: Option<&[T]>) -> Result<()> {

@@ -54,6 +54,7 @@ mod tests;
 mod workspace;
 
 pub use blas::use_blas;
+pub use lora::LoraOperands;
 
 use crate::Result;
 use crate::ops::{

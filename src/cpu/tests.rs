@@ -1,6 +1,7 @@
 //! The backend against the reference, on integers bit for bit, and its workspace.
 
-use super::Cpu;
+use super::{Cpu, LoraOperands};
+use crate::Error;
 use crate::ops::plan::{Request, plan_linear};
 use crate::ops::{
     Backend, LayerOutputs, LinearInputs, LoraInputs, LoraOutputs, Options, ParamGrad, Routing,
@@ -265,7 +266,8 @@ fn lora_matches_the_reference() {
     let options = Options { sketch, ..Options::default() };
     let (x, dy): (Vec<f32>, Vec<f32>) = (integers(12 * 24, 3), integers(12 * 16, 7));
     let (a, b) = (integers(4 * 24, 11), integers(16 * 4, 13));
-    let inputs = LoraInputs { x: &x, dy: &dy, a: &a, b: &b };
+    let base = integers(16 * 24, 17);
+    let inputs = LoraInputs { x: &x, dy: &dy, a: &a, b: &b, base: None };
     let run = |backend: &mut dyn FnMut(&mut [f32], LoraOutputs<f32>)| {
         let mut of_a: Answers<f32> = Answers::before(&lora.a(), &options);
         let mut of_b: Answers<f32> = Answers::before(&lora.b(), &options);
@@ -284,9 +286,49 @@ fn lora_matches_the_reference() {
         )
     };
     let both = [&options, &options];
-    let expected = run(&mut |dx, out| Reference.lora(&lora, both, inputs, Some(dx), out).unwrap());
-    let given = run(&mut |dx, out| Cpu::new().lora(&lora, both, inputs, Some(dx), out).unwrap());
-    assert_eq!(given, expected);
+    let mut answers = Vec::new();
+    for base in [None, Some(&base[..])] {
+        let inputs = LoraInputs { base, ..inputs };
+        let reference = |dx: &mut [f32], out: LoraOutputs<f32>| {
+            Reference.lora(&lora, both, inputs, Some(dx), out).unwrap();
+        };
+        let expected = run(&mut { reference });
+        let given =
+            run(&mut |dx, out| Cpu::new().lora(&lora, both, inputs, Some(dx), out).unwrap());
+        assert_eq!(given, expected);
+        answers.push(expected);
+    }
+    // The frozen layer has a part in `dx`, its own, and in nothing else.
+    let (with, without) = (answers.pop().unwrap(), answers.pop().unwrap());
+    let linear = Linear::new(lora.rows().clone(), 24, 16).unwrap();
+    let mut beside = vec![0.0; 12 * 24];
+    let frozen = LinearInputs { x: &x, dy: &dy, weight: Some(&base) };
+    let nothing = LayerOutputs::default();
+    Cpu::new().linear(&linear, &Options::default(), frozen, Some(&mut beside), nothing).unwrap();
+    let sum: Vec<f32> = without.0.iter().zip(&beside).map(|(dx, beside)| dx + beside).collect();
+    assert_eq!(with, (sum, without.1, without.2, without.3, without.4, without.5, without.6));
+}
+
+#[test]
+fn a_lora_layers_forward_pass_is_the_sum_of_both() {
+    let lora = Lora::new(Rows::new([0, 2, 2, 9, 12]).unwrap(), 24, 16, 4, 2.0).unwrap();
+    let (x, a, b) = (integers(12 * 24, 3), integers(4 * 24, 11), integers(16 * 4, 13));
+    let (base, bias) = (integers(16 * 24, 17), integers(16, 19));
+    for bias in [None, Some(&bias[..])] {
+        let operands = LoraOperands { x: &x, a: &a, b: &b, base: &base, bias };
+        let mut y = vec![f32::NAN; 12 * 16];
+        Cpu::new().lora_forward(&lora, operands, &mut y).unwrap();
+        for (at, y) in y.iter().enumerate() {
+            let (r, o) = (at / 16, at % 16);
+            let dot =
+                |w: &[f32]| -> f32 { x[r * 24..][..24].iter().zip(w).map(|(x, w)| x * w).sum() };
+            let branch: f32 = (0..4).map(|j| 2.0 * dot(&a[j * 24..]) * b[o * 4 + j]).sum();
+            assert_eq!(*y, dot(&base[o * 24..]) + branch + bias.map_or(0.0, |bias| bias[o]));
+        }
+        let short = LoraOperands { base: &base[1..], ..operands };
+        let refused = Cpu::new().lora_forward(&lora, short, &mut y);
+        assert!(matches!(refused, Err(Error::Argument { argument, .. }) if argument == "base"));
+    }
 }
 
 #[test]

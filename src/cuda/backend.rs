@@ -284,7 +284,7 @@ impl Backend for Cuda {
         problem: &Lora,
         options: [&Options; 2],
         inputs: LoraInputs<T>,
-        dx: Option<&mut [T]>,
+        mut dx: Option<&mut [T]>,
         out: LoraOutputs<T>,
     ) -> Result<()> {
         let LoraOutputs { a, b } = out;
@@ -292,7 +292,7 @@ impl Backend for Cuda {
             .map(|wish| Wish { path: self.path, ..wish });
         let plan = plan_lora(problem, T::DTYPE, wishes, &self.properties)?;
         let rows = problem.rows();
-        let LoraInputs { x, dy, a: first, b: second } = inputs;
+        let LoraInputs { x, dy, a: first, b: second, base } = inputs;
         let of_a = Host { x: Some(x), dy: None, weight: Some(first), tokens: None, rows };
         let of_b = Host { x: None, dy: Some(dy), weight: Some(second), tokens: None, rows };
         let stream = &self.stream;
@@ -304,7 +304,18 @@ impl Backend for Cuda {
         let inputs = [first.inputs(), second.inputs()];
         let outputs = [to_a.outputs(), to_b.outputs()];
         plan.run(&self.device, stream, inputs, outputs, workspace.view_mut())?;
-        to_a.fetch(stream, dx, a)?;
-        to_b.fetch(stream, None, b)
+        to_a.fetch(stream, dx.as_deref_mut(), a)?;
+        to_b.fetch(stream, None, b)?;
+        let (Some(dx), Some(base)) = (dx, base) else { return Ok(()) };
+        // A pass of its own: this backend's operands are on the host between calls anyway.
+        let frozen = Linear::new(rows.clone(), problem.in_features(), problem.out_features())?;
+        let mut beside = vec![T::from_f32(0.0); dx.len()];
+        let inputs = LinearInputs { x, dy, weight: Some(base) };
+        let nothing = LayerOutputs::default();
+        self.run_linear(&frozen, &Options::default(), inputs, Some(&mut beside), nothing)?;
+        for (dx, beside) in dx.iter_mut().zip(beside) {
+            *dx = T::from_f32(dx.to_f32() + beside.to_f32());
+        }
+        Ok(())
     }
 }

@@ -115,6 +115,9 @@ pub trait Backend {
         expect_len("dy", rows * problem.out_features(), inputs.dy.len())?;
         expect_len("a", a.weights(), inputs.a.len())?;
         expect_len("b", b.weights(), inputs.b.len())?;
+        if let Some(base) = inputs.base {
+            expect_len("base", problem.out_features() * problem.in_features(), base.len())?;
+        }
         check::dx(&dx, inputs.x.len(), Some(inputs.a), a.weights())?;
         check::layer(a, samples, options[0], &out.a)?;
         check::layer(b, samples, options[1], &out.b)?;

@@ -120,6 +120,9 @@ pub struct LoraInputs<'a, T> {
     pub a: &'a [T],
     /// `[O, rank]`.
     pub b: &'a [T],
+    /// Weight `[O, I]` of the frozen layer that the branch stands beside: `dx` then holds the layer's
+    /// part as well, whose flow nothing restricts.
+    pub base: Option<&'a [T]>,
 }
 
 /// Outputs of a LoRA branch: both factors as layers of their own.

@@ -73,7 +73,16 @@ pub(super) fn lora<T: Element>(
     let scale = f64::from(problem.scale());
     let dy: Vec<f64> = widen(inputs.dy).into_iter().map(|dy| scale * dy).collect();
     let of_b = linear(&problem.b(), options[1], &hidden, &dy, Some(&b));
-    let of_a = linear(&problem.a(), options[0], &x, &of_b.dx, Some(&a));
+    let mut of_a = linear(&problem.a(), options[0], &x, &of_b.dx, Some(&a));
+    if let Some(base) = inputs.base.map(widen) {
+        let outputs = problem.out_features();
+        for (at, dx) in of_a.dx.iter_mut().enumerate() {
+            let (r, i) = (at / features, at % features);
+            for o in 0..outputs {
+                *dx += f64::from(inputs.dy[r * outputs + o].to_f32()) * base[o * features + i];
+            }
+        }
+    }
     [of_a, of_b]
 }
 

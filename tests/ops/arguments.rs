@@ -57,6 +57,7 @@ pub fn wrong_inputs<B: Tested>(make: impl Fn() -> B) {
             Problem::Lora(_) => {
                 changed(&|case| case.weights[0].push(0.0), "a");
                 changed(&|case| case.weights[1].truncate(1), "b");
+                changed(&|case| case.weights.push(vec![0.0]), "base");
             }
             _ => changed(&|case| case.weights[0].push(0.0), "weight"),
         }

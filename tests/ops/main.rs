@@ -43,6 +43,7 @@ macro_rules! suite {
                 mixed_batch_is_the_sum: properties::mixed_batch_is_the_sum,
                 weight_zero_is_absence: properties::weight_zero_is_absence,
                 same_bits_on_repeat: properties::same_bits_on_repeat,
+                frozen_beside_a_branch: properties::frozen_beside_a_branch,
                 alone_as_together: properties::alone_as_together,
                 nan_is_selected_f32: selection::routed_away_samples::<_, f32>,
                 nan_is_selected_bf16: selection::routed_away_samples::<_, bf16>,

@@ -1,8 +1,11 @@
 //! What must hold between runs.
 
+use gradroute::ops::{Backend, LayerOutputs, LinearInputs, Options};
+use gradroute::problem::Linear;
+use gradroute::reference::Reference;
 use gradroute::routing::LayerRouting;
 
-use crate::support::case::{Case, Random};
+use crate::support::case::{Case, Problem, Random};
 use crate::support::catalogue::representatives;
 use crate::support::run::{Ask, Outputs, Tested, run_all, run_on};
 use crate::support::weights::{CATEGORIES, Pattern, exact_sketches, record, sketches};
@@ -185,5 +188,28 @@ pub fn alone_as_together<B: Tested>(make: impl Fn() -> B) {
         }
         let nothing = run_on(&mut backend, &case, Ask::default(), &|_| f32::NAN);
         assert!(nothing.buffers().iter().all(|(_, values)| values.is_empty()));
+    });
+}
+
+/// A frozen layer beside a LoRA branch adds its own `dx`, and nothing else.
+pub fn frozen_beside_a_branch<B: Tested>(make: impl Fn() -> B) {
+    let mut backend = make();
+    exact_cases::<B>(|case| {
+        let Problem::Lora(lora) = &case.problem else { return };
+        let [rows, features, outputs] =
+            [lora.rows().total(), lora.in_features(), lora.out_features()];
+        let frozen = Linear::new(lora.rows().clone(), features, outputs).unwrap();
+        let base: Vec<f32> = (0..features * outputs).map(|at| (at % 5) as f32 - 2.0).collect();
+        let inputs = LinearInputs { x: &case.x, dy: &case.dy, weight: Some(&base) };
+        let mut beside = vec![f32::NAN; rows * features];
+        let (options, nothing) = (Options::default(), LayerOutputs::default());
+        Reference.linear(&frozen, &options, inputs, Some(&mut beside), nothing).unwrap();
+        let alone = run_all(&mut backend, &case);
+        let mut case = case.clone();
+        case.weights.push(base);
+        let mut whole = run_all(&mut backend, &case);
+        assert_eq!(whole.dx, add(&alone.dx, &beside), "{}", case.name);
+        whole.dx = alone.dx.clone();
+        assert_eq!(whole, alone, "{}", case.name);
     });
 }

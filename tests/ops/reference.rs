@@ -21,7 +21,8 @@ pub fn gradients(case: &Case<f32>) -> Vec<Gradients> {
             reference::embedding(p, &options, EmbeddingInputs { tokens: &case.tokens, dy })
         }
         Problem::Lora(p) => {
-            let inputs = LoraInputs { x, dy, a: &case.weights[0], b: &case.weights[1] };
+            let base = case.weights.get(2).map(Vec::as_slice);
+            let inputs = LoraInputs { x, dy, a: &case.weights[0], b: &case.weights[1], base };
             let options = [&options, &case.layers[1].options()];
             return reference::lora(p, options, inputs).unwrap().into();
         }

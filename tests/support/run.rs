@@ -247,7 +247,8 @@ fn call<B: Backend, T: Element>(
             backend.embedding(problem, &options[0], inputs, out)
         }
         Problem::Lora(problem) => {
-            let inputs = LoraInputs { x, dy, a: &case.weights[0], b: &case.weights[1] };
+            let base = case.weights.get(2).map(Vec::as_slice);
+            let inputs = LoraInputs { x, dy, a: &case.weights[0], b: &case.weights[1], base };
             let out = LoraOutputs { a: out, b: outputs.next().unwrap() };
             backend.lora(problem, [&options[0], &options[1]], inputs, dx, out)
         }
