@@ -11,7 +11,7 @@ use super::im2col::{gather, transpose};
 use super::regions::Rect;
 use super::tasks::for_blocks;
 use super::workspace::{Grow, Threads};
-use super::{column, conv_sketch, signs};
+use super::{column, conv_gram, conv_sketch, signs};
 use crate::ops::{LayerOutputs, Options, ParamGrad};
 use crate::problem::{Conv2d, Element};
 use crate::projection::SketchKind;
@@ -99,6 +99,14 @@ pub(super) fn run<T: Element>(
     if let (Some(signs), Some(out)) = (by_rows, &mut out.sketch) {
         conv_sketch::run(operands, options, signs, out, projected, threads);
     }
+    let by_tiles = sketch.is_some() && by_rows.is_none();
+    let mut norms = out.sq_norm.is_some();
+    if let Some(out) = out.sq_norm.as_deref_mut().filter(|_| !by_tiles)
+        && conv_gram::is_cheaper(problem)
+    {
+        conv_gram::run(operands, options.sample_scale, out, &mut projected[0], threads);
+        norms = false;
+    }
     let job = Job {
         shape,
         outputs: 0..shape.outputs(),
@@ -106,7 +114,7 @@ pub(super) fn run<T: Element>(
         options,
         write: Write::Replace,
         tile: tile(problem),
-        norms: out.sq_norm.is_some(),
+        norms,
         count: sketch.is_some() && two_sided.is_none(),
         signs: two_sided.filter(|_| by_rows.is_none()),
     };

@@ -19,23 +19,31 @@ const CHUNK: usize = 1024;
 /// `‖dYᵀ X‖²` of row-major `x [T, I]` and `dy [T, O]`; `O(T² (I + O) / 2)`.
 pub(crate) fn square(x: MatRef<f32>, dy: MatRef<f32>, scratch: &mut Vec<f32>) -> f64 {
     let t = x.nrows();
-    let (gram_x, gram_dy) = scratch.grown(2 * t * t).split_at_mut(t * t);
-    let arch = pulp::Arch::new();
-    arch.dispatch(Lower { of: x, gram: gram_x });
-    arch.dispatch(Lower { of: dy, gram: gram_dy });
-    let products = |row: usize, len: usize| -> f64 {
-        let pairs = gram_x[row * t..][..len].iter().zip(&gram_dy[row * t..]);
-        pairs.map(|(&x, &dy)| f64::from(x) * f64::from(dy)).sum()
-    };
+    let grams = scratch.grown(2 * t * t);
+    grams.fill(0.0);
+    let (gram_x, gram_dy) = grams.split_at_mut(t * t);
+    add_lower(x, gram_x);
+    add_lower(dy, gram_dy);
+    inner(gram_x, gram_dy, t)
+}
+
+/// `gram [T, T] += of · ofᵀ` on and below the diagonal; what lies above is of any content.
+pub(crate) fn add_lower(of: MatRef<f32>, gram: &mut [f32]) {
+    pulp::Arch::new().dispatch(Lower { of, gram });
+}
+
+/// `Σ_{t,t'} a[t, t'] · b[t, t']` of symmetric matrices, read on and below the diagonal.
+pub(crate) fn inner(a: &[f32], b: &[f32], t: usize) -> f64 {
+    let product = |at: usize| f64::from(a[at]) * f64::from(b[at]);
     // Off the diagonal a pair stands for two.
-    (0..t).map(|row| 2.0 * products(row, row + 1) - diagonal(gram_x, gram_dy, row * (t + 1))).sum()
+    let row = |row: usize| -> f64 {
+        let below: f64 = (row * t..row * t + row).map(product).sum();
+        2.0 * below + product(row * t + row)
+    };
+    (0..t).map(row).sum()
 }
 
-fn diagonal(x: &[f32], dy: &[f32], at: usize) -> f64 {
-    f64::from(x[at]) * f64::from(dy[at])
-}
-
-/// `gram [T, T] = of · ofᵀ` on and below the diagonal; what lies above is of any content.
+/// [`add_lower`].
 struct Lower<'a> {
     of: MatRef<'a, f32>,
     gram: &'a mut [f32],
@@ -60,7 +68,6 @@ impl Lower<'_> {
     fn blocks<S: Simd, const R: usize, const C: usize>(self, simd: S) {
         let Self { of, gram } = self;
         let t = of.nrows();
-        gram.fill(0.0);
         for start in (0..of.ncols()).step_by(CHUNK) {
             let columns = start..(start + CHUNK).min(of.ncols());
             for i in (0..t).step_by(R) {
@@ -183,7 +190,7 @@ mod tests {
         let (t, inputs) = (11, 530);
         let x = numbers(t * inputs, 3);
         let gram = |wide: bool| {
-            let mut gram = vec![f32::NAN; t * t];
+            let mut gram = vec![1.0; t * t];
             let lower = Lower { of: view(&x, t, inputs, inputs), gram: &mut gram };
             match wide {
                 true => pulp::Arch::new().dispatch(lower),

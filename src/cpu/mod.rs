@@ -29,6 +29,7 @@ mod column;
 mod conv2d;
 mod conv_dw;
 mod conv_dx;
+mod conv_gram;
 mod conv_records;
 mod conv_sketch;
 mod embedding;

@@ -254,6 +254,13 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
     Plan { workspace_bytes: workspace(rows, shape, &plan, request, kind), ..plan }
 }
 
+/// Whether Gram matrices of so many rows a sample cost less than squaring its formed gradient, `sides`
+/// being the numbers of a row of both operands.
+pub(crate) fn gram_is_cheaper(rows: usize, sides: usize, weights: usize) -> bool {
+    let [rows, sides, weights] = [rows, sides, weights].map(|count| count as f64);
+    rows * rows * sides < weights * (cost::TILE + cost::SQUARE + rows * cost::lag())
+}
+
 /// Extents of a tile for a matrix: half of a core's second-level cache at most, so that it stays there
 /// between being formed and being dropped, and at least four tiles where the matrix is worth sharing
 /// between threads. The larger a tile, the less is copied for its product.
