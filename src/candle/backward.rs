@@ -14,7 +14,8 @@ impl Recorder {
     /// wait until candle is through.
     ///
     /// # Errors
-    /// As `loss.backward()`; then nothing of the pass is left over.
+    /// As `loss.backward()`; then no gradient is left over. What layers have recorded by then goes with
+    /// the step ([`Recorder::abandon`]).
     pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
         let pass = Pass::begin(self);
         let mut gradients = loss.backward()?;

@@ -78,10 +78,10 @@ impl RoutedLora {
     /// What is added to the base's output; with a base of its own, that output as well.
     fn branch(&self, x: &Tensor, base: Option<&RoutedLinear>) -> Result<Tensor> {
         let [(rank, input), (out, _)] = [self.a.weight().dims2()?, self.b.weight().dims2()?];
-        let (rows, dims) = self.a.0.rows(x, input, out)?;
         if let Some(base) = base {
             base.0.rows(x, input, out)?;
         }
+        let (rows, dims) = self.a.0.rows(x, input, out)?;
         let samples = rows.samples();
         let problem = Lora::new(rows, input, out, rank, self.scale)?;
         let op = LoraOp {

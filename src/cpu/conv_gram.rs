@@ -5,16 +5,18 @@ use rayon::prelude::*;
 
 use super::conv_records::Operands;
 use super::conv2d::{COLUMNS, group_dy, positions};
+use super::formed::Partials;
 use super::gemm::{Write, gemm, view, view_mut};
 use super::gram;
 use super::im2col::gather;
-use super::tasks::for_blocks;
-use super::workspace::{Grow, Threads};
+use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::plan;
 use crate::problem::Conv2d;
 
 /// Columns of a task, whatever the number of threads.
 const PART: usize = 8 * COLUMNS;
+/// Images, one a sample and group, whose Gram matrices are kept at a time.
+const IMAGES: usize = 16;
 
 /// Whether this costs less than squaring formed tiles.
 pub(super) fn is_cheaper(problem: &Conv2d) -> bool {
@@ -23,49 +25,58 @@ pub(super) fn is_cheaper(problem: &Conv2d) -> bool {
     plan::gram_is_cheaper(positions(problem), sides, shape.weights())
 }
 
-/// `sq_norm [N]`; `O(N · positions² · (C · kh · kw + O))`.
+/// `sq_norm [N]`; `O(N · positions² · (C · kh · kw + O))`. Where a sample's rows cancel to a fraction,
+/// rounding weighs by that fraction's square (as [`plan::Norms::Gram`] says of linear layers).
 pub(super) fn run(
     operands: &Operands,
     scale: f32,
     sq_norm: &mut [f32],
-    grams: &mut Vec<f32>,
+    (grams, partials): (&mut Vec<f32>, &mut Partials),
     threads: &Threads,
 ) {
     let (problem, rows) = (operands.problem, positions(operands.problem));
     let (groups, inputs) = (problem.spec().groups, problem.gradient().inputs());
     let (parts, square) = (inputs.div_ceil(PART), rows * rows);
+    sq_norm.fill(0.0);
     if parts * square == 0 {
-        return sq_norm.fill(0.0);
+        return;
     }
-    let grams = grams.grown(sq_norm.len() * groups * parts * square);
-    for_blocks(grams, 0..sq_norm.len() * groups * parts, &|k| k * square, &|k, gram| {
-        let (image, start) = (k / parts, k % parts * PART);
-        gram.fill(0.0);
-        let image = operands.image(image / groups, image % groups);
-        let mut own = threads.own();
-        for start in (start..(start + PART).min(inputs)).step_by(COLUMNS) {
-            let columns = start..(start + COLUMNS).min(inputs);
-            let width = columns.len();
-            let panel = own.panel.grown(rows * width);
-            gather(problem, image, problem.channels_per_group(), 0..rows, columns, panel);
-            gram::add_lower(view(panel, rows, width, width), gram);
-        }
-    });
-    let outputs = problem.spec().out_channels / groups;
-    let of_group = |n: usize, g: usize| -> f64 {
-        let mut own = threads.own();
-        let gram_dy = own.panel.grown(square);
-        let dy = view(group_dy(problem, operands.dy, n, g), outputs, rows, rows);
-        gemm(view_mut(gram_dy, rows, rows, rows), Write::Replace, 1.0, dy.transpose(), dy);
-        let grams = &grams[(n * groups + g) * parts * square..][..parts * square];
-        grams.chunks_exact(square).map(|part| gram::inner(part, gram_dy, rows)).sum()
-    };
-    sq_norm.par_iter_mut().enumerate().for_each(|(n, out)| {
-        let squares: f64 = (0..groups).map(|g| of_group(n, g)).sum();
+    let grams = grams.grown(IMAGES.min(sq_norm.len() * groups) * square);
+    let squares = partials.norms(sq_norm.len() * groups * parts);
+    for (block, squares) in squares.chunks_mut(IMAGES * parts).enumerate() {
+        let image = |k: usize| (block * IMAGES + k) / groups;
+        let group = |k: usize| (block * IMAGES + k) % groups;
+        let of_dy = &mut grams[..squares.len() / parts * square];
+        of_dy.par_chunks_exact_mut(square).enumerate().for_each(|(k, gram)| {
+            let outputs = problem.spec().out_channels / groups;
+            let dy = view(group_dy(problem, operands.dy, image(k), group(k)), outputs, rows, rows);
+            gemm(view_mut(gram, rows, rows, rows), Write::Replace, 1.0, dy.transpose(), dy);
+        });
+        let of_dy = &*of_dy;
+        squares.par_iter_mut().enumerate().for_each(|(k, squares)| {
+            let (k, part) = (k / parts, k % parts);
+            let image = operands.image(image(k), group(k));
+            let mut own = threads.own();
+            let Scratch { tile, panel, .. } = &mut *own;
+            let gram = tile.grown(square);
+            gram.fill(0.0);
+            let end = ((part + 1) * PART).min(inputs);
+            for start in (part * PART..end).step_by(COLUMNS) {
+                let columns = start..(start + COLUMNS).min(end);
+                let width = columns.len();
+                let panel = panel.grown(rows * width);
+                gather(problem, image, problem.channels_per_group(), 0..rows, columns, panel);
+                gram::add_lower(view(panel, rows, width, width), gram);
+            }
+            *squares = gram::inner(gram, &of_dy[k * square..][..square], rows);
+        });
+    }
+    for (out, squares) in sq_norm.iter_mut().zip(squares.chunks_exact(groups * parts)) {
         // Rounding may leave less than nothing of a sum that cancels.
-        let squares = if squares < 0.0 { 0.0 } else { squares };
-        *out = (squares * f64::from(scale) * f64::from(scale)) as f32;
-    });
+        let sum: f64 = squares.iter().sum();
+        let sum = if sum < 0.0 { 0.0 } else { sum };
+        *out = (sum * f64::from(scale) * f64::from(scale)) as f32;
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +85,7 @@ mod tests {
     use crate::cpu::Cpu;
     use crate::cpu::testing::{Buffers, integers};
     use crate::ops::{Backend, ConvInputs, Options};
-    use crate::problem::{Conv2dSpec, Padding};
+    use crate::problem::{Conv2dSpec, Padding, PaddingMode};
     use crate::projection::Sketch;
     use crate::reference;
 
@@ -89,17 +100,25 @@ mod tests {
             padding: Padding::symmetric(1, 1),
             ..Conv2dSpec::default()
         };
-        for spec in [spec, Conv2dSpec { groups: 2, ..spec }, Conv2dSpec { kernel: [4, 4], ..spec }]
-        {
+        let specs = [
+            spec,
+            Conv2dSpec { groups: 2, ..spec },
+            Conv2dSpec { kernel: [4, 4], ..spec },
+            Conv2dSpec { padding_mode: PaddingMode::Circular, ..spec },
+            Conv2dSpec { samples: 9, groups: 2, in_channels: 30, size: [1, 2], ..spec },
+        ];
+        for spec in specs {
             let conv = Conv2d::new(spec).unwrap();
-            let shape = conv.gradient();
-            assert!(is_cheaper(&conv) && shape.inputs() > PART);
-            let (x, dy) = (integers(8400, 1), integers(80 * positions(&conv), 2));
+            let (shape, images) = (conv.gradient(), spec.samples * spec.groups);
+            assert!(is_cheaper(&conv) && (shape.inputs() > PART || images > IMAGES));
+            let pixels = spec.size[0] * spec.size[1];
+            let x = integers(spec.samples * spec.in_channels * pixels, 1);
+            let dy = integers(spec.samples * spec.out_channels * positions(&conv), 2);
             let inputs = ConvInputs { x: &x, dy: &dy, weight: None };
             let sketch = Some(Sketch::two_sided(4, 1, 2).unwrap());
             let options = Options { sketch, sample_scale: 2.0, ..Options::default() };
             let expected = reference::conv2d(&conv, &options, inputs).unwrap();
-            let mut buffers = Buffers::new(shape, 2, 0, &options);
+            let mut buffers = Buffers::new(shape, spec.samples, 0, &options);
             let (_, out) = buffers.split(false);
             Cpu::new().conv2d(&conv, &options, inputs, None, out).unwrap();
             buffers.check(&expected, 0.0, &format!("{spec:?}"));

@@ -1,5 +1,5 @@
-//! The records of a convolution's weight, from per-sample gradients formed tile by tile
-//! ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches, which
+//! The records of a convolution's weight. Where positions are few, from rows ([`super::conv_gram`],
+//! [`super::conv_sketch`]); else from per-sample gradients formed tile by tile ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches, which
 //! never exist but for that panel. `dw` comes from the same tiles.
 
 use faer::MatMut;
@@ -104,7 +104,8 @@ pub(super) fn run<T: Element>(
     if let Some(out) = out.sq_norm.as_deref_mut().filter(|_| !by_tiles)
         && conv_gram::is_cheaper(problem)
     {
-        conv_gram::run(operands, options.sample_scale, out, &mut projected[0], threads);
+        let scratch = (&mut projected[0], &mut *partials);
+        conv_gram::run(operands, options.sample_scale, out, scratch, threads);
         norms = false;
     }
     let job = Job {

@@ -63,6 +63,13 @@ pub(crate) struct Partials {
 }
 
 impl Partials {
+    /// So many sums of squares, 0 each.
+    pub(crate) fn norms(&mut self, len: usize) -> &mut [f64] {
+        self.norms.clear();
+        self.norms.resize(len, 0.0);
+        &mut self.norms
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of::<f64>() * self.norms.capacity() + size_of::<f32>() * self.sketches.capacity()
     }
@@ -82,8 +89,7 @@ pub(crate) fn run(
 ) {
     let grid = Grid::new(job);
     let cells = grid.rows * grid.columns;
-    partials.norms.clear();
-    partials.norms.resize(cells * job.samples, 0.0);
+    partials.norms(cells * job.samples);
     partials.sketches.clear();
     partials.sketches.resize(cells * job.samples * job.sketch_len(), 0.0);
     threads.prepare();

@@ -168,7 +168,8 @@ mod tests {
     fn integers_give_the_formed_gradients_norm_at_every_remainder() {
         let mut scratch = vec![f32::NAN; 7];
         for t in [0, 1, 2, 3, 4, 6, 7, 13, 24] {
-            for (inputs, outputs) in [(0, 3), (1, 1), (15, 17), (16, 40), (600, 5)] {
+            // Beyond a chunk as well.
+            for (inputs, outputs) in [(0, 3), (1, 1), (15, 17), (16, 40), (1024, 5), (2100, 3)] {
                 // Rows lie further apart than they are long.
                 for wide in [0, 3] {
                     let x = numbers(t * (inputs + wide), 3);

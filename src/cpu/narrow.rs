@@ -65,6 +65,7 @@ impl WithSimd for Product<'_> {
             16 => self.rows::<S, 8, 1>(simd),
             8 => self.rows::<S, 4, 2>(simd),
             4 => self.rows::<S, 2, 4>(simd),
+            1 => self.rows::<S, 1, 16>(simd),
             _ => gemm(self.c, Write::Replace, self.alpha, self.a, self.b),
         }
     }
@@ -152,5 +153,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_width_of_vectors_gives_the_same() {
+        let numbers = |len: usize, step: usize| -> Vec<f32> {
+            (0..len).map(|at| ((at * step) % 11) as f32 - 5.0).collect()
+        };
+        let (rows, depth, columns) = (11, 37, 32);
+        let (a, b) = (numbers(rows * depth, 3), numbers(depth * columns, 7));
+        let answer = |run: &dyn Fn(Product)| {
+            let mut c = vec![f32::NAN; rows * columns];
+            let (a, b) = (view(&a, rows, depth, depth), view(&b, depth, columns, columns));
+            run(Product { c: view_mut(&mut c, rows, columns, columns), alpha: 2.0, a, b });
+            c
+        };
+        let expected = answer(&|it| gemm(it.c, Write::Replace, it.alpha, it.a, it.b));
+        assert_eq!(answer(&|it| it.with_simd(pulp::Scalar512b)), expected);
+        assert_eq!(answer(&|it| it.with_simd(pulp::Scalar256b)), expected);
+        assert_eq!(answer(&|it| it.with_simd(pulp::Scalar128b)), expected);
+        assert_eq!(answer(&|it| it.with_simd(pulp::Scalar)), expected);
     }
 }

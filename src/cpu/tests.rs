@@ -325,7 +325,17 @@ fn a_lora_layers_forward_pass_is_the_sum_of_both() {
             let branch: f32 = (0..4).map(|j| 2.0 * dot(&a[j * 24..]) * b[o * 4 + j]).sum();
             assert_eq!(*y, dot(&base[o * 24..]) + branch + bias.map_or(0.0, |bias| bias[o]));
         }
-        let short = LoraOperands { base: &base[1..], ..operands };
+        let narrow = |values: &[f32]| -> Vec<bf16> {
+            values.iter().map(|value| bf16::from_f32(*value)).collect()
+        };
+        let (given, expected) = ([&x, &a, &b, &base].map(|values| narrow(values)), narrow(&y));
+        let [x, a, b, base] = given.each_ref().map(Vec::as_slice);
+        let bias = bias.map(narrow);
+        let rounded = LoraOperands { x, a, b, base, bias: bias.as_deref() };
+        let mut half = vec![bf16::NAN; 12 * 16];
+        Cpu::new().lora_forward(&lora, rounded, &mut half).unwrap();
+        assert_eq!(half, expected);
+        let short = LoraOperands { base: &operands.base[1..], ..operands };
         let refused = Cpu::new().lora_forward(&lora, short, &mut y);
         assert!(matches!(refused, Err(Error::Argument { argument, .. }) if argument == "base"));
     }

@@ -96,7 +96,8 @@ pub trait Backend {
     }
 
     /// Backward pass of a LoRA branch, exactly as two linear layers in a row: `b`'s flow weight
-    /// multiplies the gradient that reaches `a`, and `dx [R, I]` carries both.
+    /// multiplies the gradient that reaches `a`, and `dx [R, I]` carries both; what a frozen layer beside
+    /// the branch adds to it ([`LoraInputs::base`]), neither.
     /// `options` are `a`'s and `b`'s.
     ///
     /// # Errors

@@ -121,7 +121,8 @@ pub struct LoraInputs<'a, T> {
     /// `[O, rank]`.
     pub b: &'a [T],
     /// Weight `[O, I]` of the frozen layer that the branch stands beside: `dx` then holds the layer's
-    /// part as well, whose flow nothing restricts.
+    /// part as well, whose flow nothing restricts. On CUDA both parts are rounded to `T` before they are
+    /// added.
     pub base: Option<&'a [T]>,
 }
 

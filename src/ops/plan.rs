@@ -181,6 +181,9 @@ mod cost {
     pub(super) fn lag() -> f64 {
         if super::has_avx512() { 0.25 } else { 0.0 }
     }
+    /// A number of a sample's rows, for each of its rows: a Gram matrix forms half of the pairs, at half of
+    /// a large product's rate.
+    pub(super) const GRAM: f64 = 1.0;
     /// Squaring it as well.
     pub(super) const SQUARE: f64 = 1.0;
     /// Count-sketching it.
@@ -202,7 +205,7 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
 
     // What the records cost on either path, beyond a plain dW.
     let square_rows: f64 = (0..rows.samples()).map(|n| (rows.range(n).len() as f64).powi(2)).sum();
-    let gram = if request.norms { square_rows * sides } else { 0.0 };
+    let gram = if request.norms { square_rows * sides * cost::GRAM } else { 0.0 };
     let (by_rows, by_tiles) = match kind {
         Some(SketchKind::TwoSided { outputs, inputs }) => {
             let (o, i) = (shape.outputs() as f64, shape.inputs() as f64);
@@ -258,31 +261,34 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
 /// being the numbers of a row of both operands.
 pub(crate) fn gram_is_cheaper(rows: usize, sides: usize, weights: usize) -> bool {
     let [rows, sides, weights] = [rows, sides, weights].map(|count| count as f64);
-    rows * rows * sides < weights * (cost::TILE + cost::SQUARE + rows * cost::lag())
+    rows * rows * sides * cost::GRAM < weights * (cost::TILE + cost::SQUARE + rows * cost::lag())
 }
 
-/// Extents of a tile for a matrix: half of a core's second-level cache at most, so that it stays there
-/// between being formed and being dropped, and at least four tiles where the matrix is worth sharing
-/// between threads. The larger a tile, the less is copied for its product.
+/// Extents of a tile for a matrix, so that it stays in a core's second-level cache between being formed
+/// and being dropped, and at least four tiles where the matrix is worth sharing between threads.
 pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
-    let fit = |extent: usize, most: usize, step: usize| {
-        let parts = extent.div_ceil(most).max(1);
-        extent.div_ceil(parts).next_multiple_of(step)
-    };
-    // Processors with AVX-512 have a mebibyte and more, and products that want whole kernels of 64 columns.
-    let (columns, step, numbers) =
-        if has_avx512() { (640, 64, 1 << 17) } else { (256, EDGE, 1 << 16) };
-    // At least one micro-block, and none beyond the matrix.
-    let last = shape.inputs().next_multiple_of(EDGE).max(EDGE);
-    let inputs = fit(shape.inputs(), columns, step).clamp(EDGE, last);
-    let outputs = fit(shape.outputs(), (numbers / inputs).max(64), EDGE).max(EDGE);
-    if shape.weights() > 1 << 14 && outputs >= shape.outputs() && inputs >= shape.inputs() {
-        return [fit(shape.outputs(), shape.outputs().div_ceil(4), EDGE), inputs];
-    }
-    [outputs, inputs]
+    extents([shape.outputs(), shape.inputs()], has_avx512())
 }
 
-/// Whether products run on vectors of 16.
+/// [`tile_extents`] on a processor with or without AVX-512. With it that cache has a mebibyte or more,
+/// but on few, and products want whole kernels of 64 columns; the larger a tile, the less is copied
+/// for its product.
+fn extents([outputs, inputs]: [usize; 2], avx512: bool) -> [usize; 2] {
+    let (columns, step, numbers) = if avx512 { (640, 64, 1 << 17) } else { (256, EDGE, 1 << 16) };
+    let fit = |extent: usize, parts: usize, step: usize| {
+        // At least one micro-block, and none beyond the matrix.
+        let last = extent.next_multiple_of(EDGE).max(EDGE);
+        extent.div_ceil(parts).next_multiple_of(step).clamp(EDGE, last)
+    };
+    let width = fit(inputs, inputs.div_ceil(columns).max(1), step);
+    let (across, mut down) = (inputs.div_ceil(width), outputs.div_ceil(numbers / width).max(1));
+    if outputs * inputs > 1 << 14 && across * down < 4 {
+        down = 4_usize.div_ceil(across);
+    }
+    [fit(outputs, down, EDGE), width]
+}
+
+/// Whether large products run on vectors of 16.
 pub(crate) fn has_avx512() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f");
@@ -357,6 +363,25 @@ mod tests {
 
     fn layer(rows: usize) -> Linear {
         Linear::new(Rows::uniform(8, rows).unwrap(), 320, 640).unwrap()
+    }
+
+    #[test]
+    fn tiles_are_of_whole_micro_blocks_and_enough() {
+        for avx512 in [false, true] {
+            for outputs in [0, 1, 7, 8, 9, 64, 128, 320, 640, 1280, 10_240] {
+                for inputs in [0, 1, 16, 40, 320, 512, 640, 768, 1024, 1280, 5120] {
+                    let tile = extents([outputs, inputs], avx512);
+                    let what = format!("{outputs} × {inputs}, {avx512}: {tile:?}");
+                    let tiles = outputs.div_ceil(tile[0]) * inputs.div_ceil(tile[1]);
+                    assert!(tile.iter().all(|tile| tile % EDGE == 0 && *tile > 0), "{what}");
+                    assert!(tile[0] <= outputs.next_multiple_of(EDGE).max(EDGE), "{what}");
+                    assert!(tile[1] <= inputs.next_multiple_of(EDGE).max(EDGE), "{what}");
+                    assert!(tile[0] * tile[1] <= (1 << 17) + 640 * EDGE, "{what}");
+                    let few = outputs.div_ceil(EDGE) < 4;
+                    assert!(tiles >= 4 || few || outputs * inputs <= 1 << 14, "{what}");
+                }
+            }
+        }
     }
 
     #[test]
