@@ -48,6 +48,21 @@ pub(crate) fn same_mut<T: Element>(values: &mut [T]) -> Option<&mut [f32]> {
     (T::DTYPE == crate::problem::Dtype::F32).then(|| bytemuck::cast_slice_mut(values))
 }
 
+/// Has `compute` write all of `out` in `f32`: in place where it is, else in `buffer`, which is rounded
+/// into it.
+pub(crate) fn with_values<T: Element>(
+    out: &mut [T],
+    buffer: &mut Vec<f32>,
+    compute: impl FnOnce(&mut [f32]),
+) {
+    if let Some(out) = same_mut(out) {
+        return compute(out);
+    }
+    let values = buffer.grown(out.len());
+    compute(values);
+    narrow(values, out);
+}
+
 /// Hands `compute` the `f32` matrix a parameter gradient accumulates in: the caller's own
 /// buffer where that is `f32`, else `buffer`, which is rounded into the caller's once at the
 /// end. `compute` is told whether to add to what is there.

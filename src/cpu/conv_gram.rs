@@ -37,9 +37,8 @@ pub(super) fn run(
     let (problem, rows) = (operands.problem, positions(operands.problem));
     let (groups, inputs) = (problem.spec().groups, problem.gradient().inputs());
     let (parts, square) = (inputs.div_ceil(PART), rows * rows);
-    sq_norm.fill(0.0);
     if parts * square == 0 {
-        return;
+        return sq_norm.fill(0.0);
     }
     let grams = grams.grown(IMAGES.min(sq_norm.len() * groups) * square);
     let squares = partials.norms(sq_norm.len() * groups * parts);
@@ -72,10 +71,7 @@ pub(super) fn run(
         });
     }
     for (out, squares) in sq_norm.iter_mut().zip(squares.chunks_exact(groups * parts)) {
-        // Rounding may leave less than nothing of a sum that cancels.
-        let sum: f64 = squares.iter().sum();
-        let sum = if sum < 0.0 { 0.0 } else { sum };
-        *out = (sum * f64::from(scale) * f64::from(scale)) as f32;
+        *out = gram::scaled(squares.iter().sum(), scale);
     }
 }
 

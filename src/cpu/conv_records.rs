@@ -1,6 +1,7 @@
 //! The records of a convolution's weight. Where positions are few, from rows ([`super::conv_gram`],
-//! [`super::conv_sketch`]); else from per-sample gradients formed tile by tile ([`super::formed`]): a tile is `dY_n [outputs, positions]` times a panel of patches, which
-//! never exist but for that panel. `dw` comes from the same tiles.
+//! [`super::conv_sketch`]); else from per-sample gradients formed tile by tile ([`super::formed`]): a
+//! tile is `dY_n [outputs, positions]` times a panel of patches, which never exist but for that panel.
+//! `dw` comes from the same tiles.
 
 use faer::MatMut;
 

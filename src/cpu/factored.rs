@@ -205,7 +205,7 @@ impl Operands<'_> {
     pub(crate) fn norms(&self, sq_norm: &mut [f32], threads: &mut Threads) {
         threads.prepare();
         let threads = &*threads;
-        let scale = f64::from(self.options.sample_scale);
+        let scale = self.options.sample_scale;
         let (outputs, inputs) = (self.shape.outputs(), self.shape.inputs());
         sq_norm.par_iter_mut().enumerate().for_each(|(n, out)| {
             let rows = self.rows.range(n);
@@ -218,9 +218,7 @@ impl Operands<'_> {
                 let (x, dy) = (self.x().subrows(rows.start, t), self.dy().subrows(rows.start, t));
                 gram::square(x, dy, &mut threads.own().panel)
             };
-            // Rounding may leave less than nothing of a sum that cancels.
-            let squares = if squares < 0.0 { 0.0 } else { squares };
-            *out = (squares * scale * scale) as f32;
+            *out = gram::scaled(squares, scale);
         });
     }
 

@@ -17,7 +17,7 @@
 use rayon::prelude::*;
 
 use super::Cpu;
-use super::buffers::{narrow, same_mut, widened, widened_here};
+use super::buffers::{same_mut, widened, widened_here, with_values};
 use super::conv_dx::Blocks;
 use super::conv2d::positions;
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
@@ -144,14 +144,7 @@ impl Cpu {
                 add_bias(y, bias);
             }
         };
-        match same_mut(y) {
-            Some(y) => product(y),
-            None => {
-                let total = wide.dx.grown(rows * outputs);
-                product(total);
-                narrow(total, y);
-            }
-        }
+        with_values(y, &mut wide.dx, product);
         Ok(())
     }
 

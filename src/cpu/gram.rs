@@ -43,6 +43,12 @@ pub(crate) fn inner(a: &[f32], b: &[f32], t: usize) -> f64 {
     (0..t).map(row).sum()
 }
 
+/// `scale² · squares` as a squared norm: rounding may leave less than nothing of a sum that cancels.
+pub(crate) fn scaled(squares: f64, scale: f32) -> f32 {
+    let squares = if squares < 0.0 { 0.0 } else { squares };
+    (squares * f64::from(scale) * f64::from(scale)) as f32
+}
+
 /// [`add_lower`].
 struct Lower<'a> {
     of: MatRef<'a, f32>,

@@ -1,7 +1,7 @@
 //! The linear layer: carries out what [`crate::ops::plan`] decided.
 
 use super::bias;
-use super::buffers::{narrow, same_mut, widened, with_total};
+use super::buffers::{widened, with_total, with_values};
 use super::factored::{Gathered, Operands};
 use super::flush::Hashes;
 use super::formed::{self, Job, Partials};
@@ -68,12 +68,7 @@ pub(crate) fn run<T: Element>(
         weight: inputs.weight.map(|weight| widened(weight, &mut wide.weight)),
     };
     let Some(dx) = dx else { return backward(problem, options, inputs, None, out, buffers) };
-    if let Some(dx) = same_mut(dx) {
-        return backward(problem, options, inputs, Some(dx), out, buffers);
-    }
-    let total = wide.dx.grown(dx.len());
-    backward(problem, options, inputs, Some(total), out, buffers);
-    narrow(total, dx);
+    with_values(dx, &mut wide.dx, |dx| backward(problem, options, inputs, Some(dx), out, buffers));
 }
 
 /// The pass itself, on `f32` operands.

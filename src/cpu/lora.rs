@@ -1,7 +1,7 @@
 //! LoRA: the two factors as linear layers that share `X` and `dY`, beside a frozen layer.
 
 use super::Cpu;
-use super::buffers::{narrow, same_mut, widened};
+use super::buffers::{widened, with_values};
 use super::forward::add_bias;
 use super::gemm::{Write, par_gemm, view, view_mut};
 use super::linear::{Buffers, Wide, backward};
@@ -84,14 +84,7 @@ pub(crate) fn run<T: Element>(
             (view(dy, total, outputs, outputs), view(base, outputs, features, features));
         par_gemm(view_mut(dx, total, features, features), Write::Add, 1.0, dy, base);
     };
-    match same_mut(dx) {
-        Some(dx) => whole(dx),
-        None => {
-            let all = wide.dx.grown(dx.len());
-            whole(all);
-            narrow(all, dx);
-        }
-    }
+    with_values(dx, &mut wide.dx, whole);
 }
 
 /// What a LoRA layer computes from.
@@ -150,14 +143,7 @@ impl Cpu {
                 add_bias(y, bias);
             }
         };
-        match same_mut(y) {
-            Some(y) => whole(y),
-            None => {
-                let all = wide.dx.grown(y.len());
-                whole(all);
-                narrow(all, y);
-            }
-        }
+        with_values(y, &mut wide.dx, whole);
         Ok(())
     }
 }

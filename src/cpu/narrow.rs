@@ -124,11 +124,12 @@ mod tests {
     use super::*;
     use crate::cpu::gemm::{view, view_mut};
 
+    fn numbers(len: usize, step: usize) -> Vec<f32> {
+        (0..len).map(|at| ((at * step) % 11) as f32 - 5.0).collect()
+    }
+
     #[test]
     fn narrow_products_match_loops_at_every_remainder() {
-        let numbers = |len: usize, step: usize| -> Vec<f32> {
-            (0..len).map(|at| ((at * step) % 11) as f32 - 5.0).collect()
-        };
         for rows in [0, 1, 3, 4, 5, 700] {
             for (depth, columns) in [(0, 16), (1, 16), (37, 32), (40, 8), (9, 3)] {
                 // Rows of `a` and `c` lie further apart than they are long.
@@ -157,9 +158,6 @@ mod tests {
 
     #[test]
     fn every_width_of_vectors_gives_the_same() {
-        let numbers = |len: usize, step: usize| -> Vec<f32> {
-            (0..len).map(|at| ((at * step) % 11) as f32 - 5.0).collect()
-        };
         let (rows, depth, columns) = (11, 37, 32);
         let (a, b) = (numbers(rows * depth, 3), numbers(depth * columns, 7));
         let answer = |run: &dyn Fn(Product)| {
