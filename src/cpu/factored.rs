@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use faer::MatMut;
 use faer::prelude::ReborrowMut;
+use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
 use super::flush::{self, EDGE, Hashes};
@@ -62,12 +62,12 @@ fn runs<'a>(
 }
 
 impl Operands<'_> {
-    fn x(&self) -> faer::MatRef<'_, f32> {
+    fn x(&self) -> MatRef<'_, f32> {
         let inputs = self.shape.inputs();
         view(self.inputs.x, self.rows.total(), inputs, inputs)
     }
 
-    fn dy(&self) -> faer::MatRef<'_, f32> {
+    fn dy(&self) -> MatRef<'_, f32> {
         let outputs = self.shape.outputs();
         view(self.inputs.dy, self.rows.total(), outputs, outputs)
     }
@@ -227,18 +227,14 @@ impl Operands<'_> {
         &self,
         signs: super::formed::Signs,
         sketch: &mut [f32],
-        [left, right]: [&mut Vec<f32>; 2],
+        [left, right]: &mut [Vec<f32>; 2],
     ) {
-        let (total, scale) = (self.rows.total(), self.options.sample_scale);
+        let total = self.rows.total();
         let (k_o, k_i) = (signs.outputs.ncols(), signs.inputs.ncols());
         let (left, right) = (left.grown(total * k_o), right.grown(total * k_i));
         sketch.fill(0.0);
-        let whole = Rect::whole(self.shape);
-        // Unrouted, the whole matrix has one weight; routed, every region has its own.
-        let routed = self.options.sketch_routed;
-        let unrouted = Options { routing: None, ..*self.options };
-        let cut = if routed { self.options } else { &unrouted };
-        for (at, region) in pieces(&whole, self.shape, cut) {
+        let (whole, cut) = (Rect::whole(self.shape), self.sketched());
+        for (at, region) in pieces(&whole, self.shape, &cut) {
             let (o, i) = (at.outputs, at.inputs);
             let dy = self.dy().subcols(o.start, o.len());
             let p_o = signs.outputs.subrows(o.start, o.len());
@@ -247,17 +243,42 @@ impl Operands<'_> {
             let (u, v) = (view_mut(left, total, k_o, k_o), view_mut(right, total, k_i, k_i));
             rayon::join(|| par_product(u, 1.0, dy, p_o), || par_product(v, 1.0, x, p_i));
             let (left, right) = (view(left, total, k_o, k_o), view(right, total, k_i, k_i));
-            sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
-                let rows = self.rows.range(n);
-                let weight = if routed { route(self.options, n, region) } else { 1.0 };
-                if weight == 0.0 || rows.is_empty() {
-                    return;
-                }
-                let left = left.subrows(rows.start, rows.len()).transpose();
-                let right = right.subrows(rows.start, rows.len());
-                gemm(view_mut(sketch, k_o, k_i, k_i), Write::Add, scale * weight, left, right);
-            });
+            self.add_sketches(region, left, right, sketch);
         }
+    }
+
+    /// The one region that sketches see, if there are not several.
+    pub(crate) fn one_region(&self) -> Option<usize> {
+        let (whole, cut) = (Rect::whole(self.shape), self.sketched());
+        let mut pieces = pieces(&whole, self.shape, &cut);
+        let (_, region) = pieces.next()?;
+        pieces.next().is_none().then_some(region)
+    }
+
+    /// Adds the sketches of a region's rows, projected to `left [T, k_o]` and `right [T, k_i]`.
+    pub(crate) fn add_sketches(
+        &self,
+        region: usize,
+        left: MatRef<f32>,
+        right: MatRef<f32>,
+        sketch: &mut [f32],
+    ) {
+        let (k_o, k_i, cut) = (left.ncols(), right.ncols(), self.sketched());
+        sketch.par_chunks_exact_mut(k_o * k_i).enumerate().for_each(|(n, sketch)| {
+            let (rows, weight) = (self.rows.range(n), route(&cut, n, region));
+            if weight == 0.0 || rows.is_empty() {
+                return;
+            }
+            let left = left.subrows(rows.start, rows.len()).transpose();
+            let (right, scale) = (right.subrows(rows.start, rows.len()), cut.sample_scale * weight);
+            gemm(view_mut(sketch, k_o, k_i, k_i), Write::Add, scale, left, right);
+        });
+    }
+
+    /// The options that sketches follow: the whole matrix has one weight unless they are routed.
+    fn sketched(&self) -> Options<'_> {
+        let routing = self.options.routing.filter(|_| self.options.sketch_routed);
+        Options { routing, ..*self.options }
     }
 
     /// Count sketches without the bias column, `[N, K]`, from the rows' outer products, which
@@ -266,16 +287,13 @@ impl Operands<'_> {
         threads.prepare();
         let threads = &*threads;
         let kept = sketch.len() / self.rows.samples().max(1);
-        let whole = Rect::whole(self.shape);
-        let routed = self.options.sketch_routed;
-        let unrouted = Options { routing: None, ..*self.options };
-        let cut = if routed { self.options } else { &unrouted };
+        let (whole, cut) = (Rect::whole(self.shape), self.sketched());
         sketch.fill(0.0);
         sketch.par_chunks_exact_mut(kept.max(1)).enumerate().for_each(|(n, sketch)| {
             let scratch = &mut *threads.own();
             scratch.buckets.reset(kept);
-            for (at, region) in pieces(&whole, self.shape, cut) {
-                let weight = if routed { route(self.options, n, region) } else { 1.0 };
+            for (at, region) in pieces(&whole, self.shape, &cut) {
+                let weight = route(&cut, n, region);
                 if weight != 0.0 {
                     self.count_piece(n, &at, weight, hashes, scratch);
                 }

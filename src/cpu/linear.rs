@@ -1,11 +1,13 @@
 //! The linear layer: carries out what [`crate::ops::plan`] decided.
 
 use super::bias;
+use super::blocks::{self, Projection};
 use super::buffers::{widened, with_total, with_values};
 use super::factored::{Gathered, Operands};
 use super::flush::Hashes;
-use super::formed::{self, Job, Partials};
-use super::gemm::{Write, view_mut};
+use super::formed::{self, Job, Partials, Signs};
+use super::gemm::{Write, view, view_mut};
+use super::packed::Packed;
 use super::regions::mark_touched;
 use super::signs;
 use super::workspace::{Grow, Threads, bytes};
@@ -39,6 +41,7 @@ pub(crate) struct Buffers {
     projected: [Vec<f32>; 2],
     gathered: Gathered,
     hashes: Hashes,
+    packed: Packed,
     pub(crate) partials: Partials,
     pub(crate) threads: Threads,
 }
@@ -48,7 +51,8 @@ impl Buffers {
         let own = bytes([&self.total, &self.bias_sums, &self.bias]);
         let sketching = bytes(self.signs.iter().chain(&self.projected));
         let sketching = sketching + self.hashes.bytes();
-        own + sketching + self.gathered.bytes() + self.partials.bytes() + self.threads.bytes()
+        let copies = self.gathered.bytes() + self.packed.bytes();
+        own + sketching + copies + self.partials.bytes() + self.threads.bytes()
     }
 }
 
@@ -108,7 +112,8 @@ fn records_and_dw<T: Element>(
     let (shape, options) = (operands.shape, operands.options);
     let kind = options.sketch.map(|sketch| sketch.kind());
     let plan = plan_linear(problem, request, kind);
-    let Buffers { total, signs, projected, gathered, hashes, partials, threads, .. } = buffers;
+    let Buffers { total, signs, projected, gathered, hashes, packed, partials, threads, .. } =
+        buffers;
     let signs = match (plan.sketch, kind, options.sketch) {
         (
             Some(Sketching::ProjectRows | Sketching::ProjectTiles),
@@ -117,11 +122,14 @@ fn records_and_dw<T: Element>(
         ) => Some(signs::draw(sketch.key(), shape, [outputs, inputs], signs)),
         _ => None,
     };
+    if plan.norms == Some(Norms::Blocks) {
+        let buffers = blocks::Buffers { packed, partials, threads };
+        return in_blocks(operands, signs, out, total, projected, buffers);
+    }
     if let (Some(Sketching::ProjectRows), Some(signs), Some(sketch)) =
         (plan.sketch, signs, &mut out.sketch)
     {
-        let [left, right] = projected;
-        operands.sketches(signs, sketch, [left, right]);
+        operands.sketches(signs, sketch, projected);
     }
     if let (Some(Sketching::CountRows), Some(projection), Some(sketch)) =
         (plan.sketch, options.sketch, &mut out.sketch)
@@ -162,4 +170,41 @@ fn records_and_dw<T: Element>(
         let dw = view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs());
         formed::run(&job, operands, Some(dw), sq_norm, sketch, partials, threads);
     });
+}
+
+/// As [`records_and_dw`], by [`blocks`]; a two-sided sketch, if any, is of the rows.
+fn in_blocks<T: Element>(
+    operands: &Operands,
+    signs: Option<Signs>,
+    out: &mut LayerOutputs<T>,
+    total: &mut Vec<f32>,
+    projected: &mut [Vec<f32>; 2],
+    buffers: blocks::Buffers,
+) {
+    let Some(sq_norm) = out.sq_norm.as_deref_mut() else { return };
+    let (accumulate, rows) = (operands.options.accumulate, operands.rows.total());
+    let write = if accumulate { Write::Add } else { Write::Replace };
+    // Sketches of several regions want products of parts of the rows.
+    let (mut sketch, region) = (out.sketch.as_deref_mut(), operands.one_region());
+    if let (Some(signs), Some(sketch), None) = (signs, &mut sketch, region) {
+        operands.sketches(signs, sketch, projected);
+    }
+    let [left, right] = projected;
+    let projection = signs.filter(|_| region.is_some()).map(|signs| Projection {
+        signs,
+        left: left.grown(rows * signs.outputs.ncols()),
+        right: right.grown(rows * signs.inputs.ncols()),
+    });
+    match &mut out.dw {
+        None => blocks::run(operands, write, None, sq_norm, projection, buffers),
+        Some(dw) => with_total(dw, accumulate, total, |dw, _| {
+            blocks::run(operands, write, Some(dw), sq_norm, projection, buffers);
+        }),
+    }
+    if let (Some(signs), Some(sketch), Some(region)) = (signs, sketch, region) {
+        let (k_o, k_i) = (signs.outputs.ncols(), signs.inputs.ncols());
+        sketch.fill(0.0);
+        let (left, right) = (view(left, rows, k_o, k_o), view(right, rows, k_i, k_i));
+        operands.add_sketches(region, left, right, sketch);
+    }
 }

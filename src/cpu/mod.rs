@@ -1,7 +1,8 @@
 //! The fast CPU backend.
 //!
 //! Gradients of many rows per sample are *formed* tile by tile in cache-resident scratch,
-//! squared, sketched, scaled and added to `dw` in one pass; those of few rows are *factored*.
+//! squared, sketched, scaled and added to `dw` in one pass; those of few rows are *factored*. Between
+//! the two, with AVX-512, they are formed block by block in registers.
 //! Matrix products are a library's, threads are rayon's: run a call inside a pool of your own to
 //! choose their number, which changes no bit of the result.
 //!
@@ -24,6 +25,7 @@
 
 mod bias;
 mod blas;
+mod blocks;
 mod buffers;
 mod column;
 mod conv2d;
@@ -44,6 +46,7 @@ mod linear;
 mod lora;
 mod narrow;
 mod norm;
+mod packed;
 mod patches;
 mod regions;
 mod signs;

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::flush::{Buckets, Hashes};
+use super::packed::Lines;
 
 /// What one thread needs while it forms tiles.
 #[derive(Debug, Default)]
@@ -11,6 +12,8 @@ pub(crate) struct Scratch {
     pub(crate) tile: Vec<f32>,
     /// Operands gathered for it: the patches of a convolution, say.
     pub(crate) panel: Vec<f32>,
+    /// A strip of blocks, summed over samples.
+    pub(crate) sums: Lines,
     /// A tile times the input side's signs.
     pub(crate) projected: Vec<f32>,
     /// A count sketch being built.
@@ -22,7 +25,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     fn bytes(&self) -> usize {
         let floats = bytes([&self.tile, &self.panel, &self.projected]);
-        floats + self.buckets.bytes() + self.hashes.bytes()
+        floats + self.sums.bytes() + self.buckets.bytes() + self.hashes.bytes()
     }
 }
 

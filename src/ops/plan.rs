@@ -70,6 +70,8 @@ pub enum Path {
 pub enum Norms {
     /// Squares of the formed tiles.
     Tiles,
+    /// Squares of blocks that are formed in registers and added to `dW` there.
+    Blocks,
     /// `Σ_{t,t'} (x_t · x_t')(dy_t · dy_t')`; for one row `‖x‖² ‖dy‖²`. Where a sample's rows cancel
     /// to a fraction of `Σ_t ‖x_t‖ ‖dy_t‖`, rounding weighs by that fraction's square, in tiles by
     /// the fraction itself.
@@ -119,6 +121,10 @@ impl Plan {
             (Path::Formed, Some(Sketching::CountTiles), _) => {
                 "a count sketch needs every element of the gradient"
             }
+            (Path::Formed, _, Some(Norms::Blocks)) => {
+                "with this many rows per sample blocks of gradients in registers cost less than \
+                 products of rows, and less than tiles"
+            }
             (Path::Formed, ..) => {
                 "with this many rows per sample a pass over the formed tiles costs less than \
                  products of rows"
@@ -150,12 +156,14 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = match self.path {
+            Path::Formed if self.norms == Some(Norms::Blocks) => "formed in registers".into(),
             Path::Formed => format!("formed in tiles of {} × {}", self.tile[0], self.tile[1]),
             Path::Factored => "factored".into(),
         };
         write!(f, "{path}: {}", self.reason())?;
         match self.norms {
             Some(Norms::Tiles) => write!(f, "; norms from the tiles")?,
+            Some(Norms::Blocks) => write!(f, "; norms from the blocks")?,
             Some(Norms::Gram) => write!(f, "; norms from Gram matrices")?,
             None => {}
         }
@@ -178,8 +186,8 @@ mod cost {
     pub(super) const TILE: f64 = 7.0;
     /// What a multiply-add for a tile takes beyond one of a large product: with AVX-512 that one is
     /// twice as fast, and what is copied for a tile's is not.
-    pub(super) fn lag() -> f64 {
-        if super::has_avx512() { 0.25 } else { 0.0 }
+    pub(super) fn lag(avx512: bool) -> f64 {
+        if avx512 { 0.25 } else { 0.0 }
     }
     /// A number of a sample's rows, for each of its rows: a Gram matrix forms half of the pairs, at half of
     /// a large product's rate.
@@ -190,12 +198,23 @@ mod cost {
     pub(super) const COUNT: f64 = 5.0;
     /// Count-sketching an element of one row's outer product.
     pub(super) const COUNT_ROW: f64 = 5.0;
+    /// What a multiply-add for blocks in registers takes beyond one of a large product.
+    pub(super) const LAG_BLOCKS: f64 = 0.08;
+    /// Squaring an element of a block and adding it to `dw`.
+    pub(super) const BLOCK: f64 = 4.0;
+    /// Copying a number of a row for them.
+    pub(super) const PACK: f64 = 16.0;
     /// A multiply-add of a product as narrow as a two-sided sketch.
     pub(super) const NARROW: f64 = 2.0;
 }
 
 /// Plans a linear layer's backward pass; `kind` is the projection asked for, if any.
 pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>) -> Plan {
+    plan_for(problem, request, kind, has_avx512())
+}
+
+/// [`plan_linear`] on a processor with or without AVX-512.
+fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512: bool) -> Plan {
     let (rows, shape) = (problem.rows(), problem.gradient());
     let kind = kind.filter(|_| request.sketch);
     let outer = shape.weights() as f64;
@@ -216,7 +235,7 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
         _ => (0.0, 0.0),
     };
     let factored = gram + by_rows;
-    let mut forming = filled * outer * cost::TILE + total * outer * cost::lag();
+    let mut forming = filled * outer * cost::TILE + total * outer * cost::lag(avx512);
     if request.norms {
         forming += filled * outer * cost::SQUARE;
     }
@@ -229,27 +248,36 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
     } else {
         (factored, forming + by_rows.min(by_tiles))
     };
+    let fits = outer > 0.0 && rows.longest() <= PACKED_ROWS;
+    let mut blocks = f64::INFINITY;
+    if request.norms && !counted && avx512 && fits {
+        let dw = if request.dw { 0.0 } else { total * outer };
+        let lag = total * outer * cost::LAG_BLOCKS + filled * outer * cost::BLOCK;
+        blocks = lag + total * sides * cost::PACK + dw + by_rows;
+    }
     let records = request.norms || kind.is_some();
 
     let plain = total * outer * f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
-    let (path, extra) = if records && formed < factored {
-        (Path::Formed, formed)
+    let in_registers = blocks < formed.min(factored);
+    let (path, extra) = if records && formed.min(blocks) < factored {
+        (Path::Formed, formed.min(blocks))
     } else {
         (Path::Factored, factored)
     };
     let plan = Plan {
         path,
         norms: request.norms.then_some(match path {
+            Path::Formed if in_registers => Norms::Blocks,
             Path::Formed => Norms::Tiles,
             Path::Factored => Norms::Gram,
         }),
         sketch: kind.map(|_| match path {
             Path::Formed if counted => Sketching::CountTiles,
             Path::Factored if counted => Sketching::CountRows,
-            Path::Formed if by_tiles < by_rows => Sketching::ProjectTiles,
+            Path::Formed if by_tiles < by_rows && !in_registers => Sketching::ProjectTiles,
             _ => Sketching::ProjectRows,
         }),
-        tile: tile_extents(shape),
+        tile: extents([shape.outputs(), shape.inputs()], avx512),
         extra: if plain > 0.0 { extra / plain } else { 0.0 },
         workspace_bytes: 0,
         rows: if filled > 0.0 { total / filled } else { 0.0 },
@@ -261,18 +289,14 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
 /// being the numbers of a row of both operands.
 pub(crate) fn gram_is_cheaper(rows: usize, sides: usize, weights: usize) -> bool {
     let [rows, sides, weights] = [rows, sides, weights].map(|count| count as f64);
-    rows * rows * sides * cost::GRAM < weights * (cost::TILE + cost::SQUARE + rows * cost::lag())
+    rows * rows * sides * cost::GRAM
+        < weights * (cost::TILE + cost::SQUARE + rows * cost::lag(has_avx512()))
 }
 
 /// Extents of a tile for a matrix, so that it stays in a core's second-level cache between being formed
-/// and being dropped, and at least four tiles where the matrix is worth sharing between threads.
-pub(crate) fn tile_extents(shape: GradientShape) -> [usize; 2] {
-    extents([shape.outputs(), shape.inputs()], has_avx512())
-}
-
-/// [`tile_extents`] on a processor with or without AVX-512. With it that cache has a mebibyte or more,
-/// but on few, and products want whole kernels of 64 columns; the larger a tile, the less is copied
-/// for its product.
+/// and being dropped, and at least four tiles where the matrix is worth sharing between threads. With
+/// AVX-512 that cache has a mebibyte or more, but on few processors, and products want whole kernels of 64
+/// columns; the larger a tile, the less is copied for its product.
 fn extents([outputs, inputs]: [usize; 2], avx512: bool) -> [usize; 2] {
     let (columns, step, numbers) = if avx512 { (640, 64, 1 << 17) } else { (256, EDGE, 1 << 16) };
     let fit = |extent: usize, parts: usize, step: usize| {
@@ -295,6 +319,9 @@ pub(crate) fn has_avx512() -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     return false;
 }
+
+/// Rows of which blocks in registers keep a copy; no sample has more there.
+pub(crate) const PACKED_ROWS: usize = 512;
 
 /// Most cells, the units of parallel work, a matrix is cut into.
 const CELLS: usize = 16;
@@ -344,7 +371,12 @@ fn workspace(
         }
         None => {}
     }
-    if plan.path == Path::Formed {
+    if plan.norms == Some(Norms::Blocks) {
+        // Both operands copied, the sums of squares of blocks, a strip of these.
+        let copied = rows.total().min(PACKED_ROWS);
+        floats += copied * (inputs.next_multiple_of(32) + outputs.next_multiple_of(14));
+        floats += 2 * samples * outputs.div_ceil(14) + 32 * outputs.min(320);
+    } else if plan.path == Path::Formed {
         let cell = tiles_per_cell([shape.outputs(), shape.inputs()], plan.tile);
         let cells = outputs.div_ceil(cell[0] * tile_o) * inputs.div_ceil(cell[1] * tile_i);
         floats += tile_o * tile_i + cells * samples * (kept + 2);
@@ -386,13 +418,29 @@ mod tests {
 
     #[test]
     fn many_rows_are_formed_and_few_are_factored() {
-        let plan = |rows| plan_linear(&layer(rows), Request::everything(), TWO_SIDED);
-        assert_eq!(plan(1).path, Path::Factored);
-        assert_eq!(plan(1024).path, Path::Formed);
-        assert_eq!(plan(1024).sketch, Some(Sketching::ProjectTiles));
-        assert_eq!(plan(64).sketch, Some(Sketching::ProjectRows));
-        assert!(plan(1024).extra < plan(64).extra);
-        assert!(plan(64).extra < 0.25, "{}", plan(64));
+        for avx512 in [false, true] {
+            let plan = |rows| plan_for(&layer(rows), Request::everything(), TWO_SIDED, avx512);
+            assert_eq!(plan(1).path, Path::Factored);
+            assert_eq!(plan(4096).path, Path::Formed);
+            assert_eq!(plan(4096).sketch, Some(Sketching::ProjectTiles));
+            assert_eq!(plan(64).sketch, Some(Sketching::ProjectRows));
+            assert!(plan(4096).extra < plan(64).extra);
+            assert!(plan(64).extra < 0.25, "{}", plan(64));
+        }
+    }
+
+    #[test]
+    fn between_few_and_many_rows_blocks_stay_in_registers() {
+        let plan = |rows, kind| plan_for(&layer(rows), Request::everything(), kind, true);
+        assert_eq!(plan(8, TWO_SIDED).norms, Some(Norms::Gram));
+        assert_eq!(plan(77, TWO_SIDED).norms, Some(Norms::Blocks));
+        assert_eq!(plan(77, TWO_SIDED).path, Path::Formed);
+        assert!(plan(77, TWO_SIDED).to_string().contains("formed in registers"));
+        // A count sketch wants every element of a tile.
+        assert_eq!(plan(256, COUNT).norms, Some(Norms::Tiles));
+        // Without norms there is nothing to form gradients for.
+        let sketch = Request { dw: true, sketch: true, ..Request::default() };
+        assert_eq!(plan_for(&layer(77), sketch, TWO_SIDED, true).norms, None);
     }
 
     #[test]

@@ -123,9 +123,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.correctness {
         return check(&setting, &pick(&all, &[Group::Kind], &arguments.workload)?, arguments);
     }
-    let groups: &[Group] = match arguments.quick {
-        true => &[Group::Quick],
-        false => &[Group::Net, Group::Layer, Group::Model],
+    let groups: &[Group] = match (arguments.quick, arguments.dtype) {
+        (true, _) => &[Group::Quick],
+        (false, Format::F32) => &[Group::Net, Group::Layer, Group::Model],
+        // The example's model computes in f32.
+        (false, Format::Bf16) => &[Group::Net, Group::Layer],
     };
     let chosen = pick(&all, groups, &arguments.workload)?;
     let threads = if arguments.quick { &[1][..] } else { &arguments.threads };

@@ -1,0 +1,489 @@
+//! The formed path in registers: blocks of per-sample gradients of a linear layer are squared, weighted
+//! and added to the others' sum where they arise, and none is ever stored.
+//!
+//! A tile of [`super::formed`] is written, read to be squared and read again to be added; what that
+//! takes does not shrink with a sample's rows, while the product does. Here a block of a few rows times a
+//! few vectors of `dw` stays in registers while all rows of a sample pass, as in a matrix product
+//! whose inner dimension ends where the sample does. Both operands are copied into the order in which
+//! they are read, once per call.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::factored::Operands;
+use super::flush;
+use super::formed::{Partials, Signs};
+use super::gemm::Write;
+use super::gram::scaled;
+use super::packed::{Group, Lines, Packed, groups_of, pack};
+use super::regions::{Rect, pieces, route};
+use super::tasks::for_block_pairs;
+use super::workspace::Threads;
+use crate::ops::plan::PACKED_ROWS;
+
+/// Rows that pass through a block before the next one, so that a strip of theirs stays in the
+/// first-level cache; more if a sample has more.
+const TOGETHER: usize = 256;
+/// Outputs of a task at most.
+const OUTPUTS: usize = 320;
+
+/// Products of the rows with the two-sided sketch's signs, taken while the rows are at hand.
+pub(crate) struct Projection<'a> {
+    pub(crate) signs: Signs<'a>,
+    /// `dY P_o [T, k_o]`.
+    pub(crate) left: &'a mut [f32],
+    /// `X P_i [T, k_i]`.
+    pub(crate) right: &'a mut [f32],
+}
+
+/// What is kept from call to call.
+pub(crate) struct Buffers<'a> {
+    pub(crate) packed: &'a mut Packed,
+    pub(crate) partials: &'a mut Partials,
+    pub(crate) threads: &'a mut Threads,
+}
+
+/// `sq_norm [N]`, `dw [O, I] (+)= Σ_n route_n · G_n` where asked for, and the rows' projections, of a
+/// matrix that is not empty.
+pub(crate) fn run(
+    operands: &Operands,
+    mut write: Write,
+    mut dw: Option<&mut [f32]>,
+    sq_norm: &mut [f32],
+    projection: Option<Projection>,
+    buffers: Buffers,
+) {
+    let (samples, shape) = (operands.rows.samples(), operands.shape);
+    let [height, width] = pulp::Arch::new().dispatch(Extents);
+    let blocks = shape.outputs().div_ceil(height);
+    let Buffers { packed: Packed { x, dy, groups }, partials, threads } = buffers;
+    // By blocks, so that how these are shared out changes no bit.
+    let squares = partials.norms(blocks * samples);
+    threads.prepare();
+    let (mut left, mut right) = match projection {
+        Some(Projection { signs, left, right }) => {
+            (Some((signs.outputs, left)), Some((signs.inputs, right)))
+        }
+        None => (None, None),
+    };
+    for Group { members, .. } in groups_of(operands, 0..samples, PACKED_ROWS) {
+        groups.clear();
+        groups.extend(groups_of(operands, members, TOGETHER));
+        let rows = groups.last().map_or(0, Group::end);
+        let x = x.grown(shape.inputs().next_multiple_of(width) * rows);
+        let dy = dy.grown(blocks * height * rows);
+        pack([shape.inputs(), width], groups, operands.inputs.x, x, &mut right);
+        pack([shape.outputs(), height], groups, operands.inputs.dy, dy, &mut left);
+        let pass = Pass { operands, groups, x, dy, write, height };
+        pass.share(blocks, dw.as_deref_mut(), squares, threads);
+        write = Write::Add;
+    }
+    if let (Write::Replace, Some(dw)) = (write, dw) {
+        dw.fill(0.0);
+    }
+    for (n, out) in sq_norm.iter_mut().enumerate() {
+        let sum: f64 = squares.iter().skip(n).step_by(samples).sum();
+        *out = scaled(sum, operands.options.sample_scale);
+    }
+}
+
+/// Rows and columns of a block.
+struct Extents;
+
+impl WithSimd for Extents {
+    type Output = [usize; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
+        [rows_of_block::<S>(), 2 * S::F32_LANES]
+    }
+}
+
+/// As many as there are registers for, beside two vectors of a row of `x` and a number of `dY`.
+const fn rows_of_block<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 14 } else { 6 }
+}
+
+/// Some samples, packed.
+struct Pass<'a> {
+    operands: &'a Operands<'a>,
+    groups: &'a [Group],
+    x: &'a [f32],
+    dy: &'a [f32],
+    write: Write,
+    /// Rows of a block.
+    height: usize,
+}
+
+impl Pass<'_> {
+    /// All blocks, on all threads of the current rayon pool.
+    fn share(&self, blocks: usize, dw: Option<&mut [f32]>, squares: &mut [f64], threads: &Threads) {
+        let shape = self.operands.shape;
+        let (samples, inputs) = (self.operands.rows.samples(), shape.inputs());
+        let tasks = match rayon::current_num_threads() {
+            1 => shape.outputs().div_ceil(OUTPUTS),
+            // Twice as many as threads, for these are not equally fast.
+            threads => shape.outputs().div_ceil(OUTPUTS).max(2 * threads),
+        };
+        let each = blocks.div_ceil(tasks);
+        let first = |task: usize| (task * each).min(blocks);
+        let is_summed = dw.is_some();
+        let row = |task: usize| match is_summed {
+            true => (first(task) * self.height).min(shape.outputs()) * inputs,
+            false => 0,
+        };
+        let square = |task: usize| first(task) * samples;
+        let work = |task: usize, dw: &mut [f32], squares: &mut [f64]| {
+            let mut own = threads.own();
+            let (blocks, sums) = (first(task)..first(task + 1), &mut own.sums);
+            pulp::Arch::new().dispatch(Band { pass: self, blocks, dw, squares, sums });
+        };
+        let tasks = 0..blocks.div_ceil(each);
+        for_block_pairs(dw.unwrap_or_default(), squares, tasks, &row, &square, &work);
+    }
+}
+
+/// Some rows of blocks: their part of `dw`, if that is asked for, and of the sums of squares.
+struct Band<'a> {
+    pass: &'a Pass<'a>,
+    blocks: Range<usize>,
+    dw: &'a mut [f32],
+    squares: &'a mut [f64],
+    sums: &'a mut Lines,
+}
+
+impl WithSimd for Band<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match rows_of_block::<S>() {
+            14 => self.strips::<S, 14>(simd),
+            _ => self.strips::<S, 6>(simd),
+        }
+    }
+}
+
+impl Band<'_> {
+    /// Strip after strip of the columns.
+    #[inline(always)]
+    fn strips<S: Simd, const R: usize>(self, simd: S) {
+        let Self { pass, blocks, dw, squares, sums } = self;
+        let shape = pass.operands.shape;
+        let (inputs, width) = (shape.inputs(), 2 * S::F32_LANES);
+        let (all, samples) = (shape.outputs().div_ceil(R), pass.operands.rows.samples());
+        let padded = inputs.next_multiple_of(width);
+        let sums = sums.grown(blocks.len() * R * width);
+        for (strip, start) in (0..inputs).step_by(width).enumerate() {
+            let columns = start..(start + width).min(inputs);
+            sums.fill(0.0);
+            for group in pass.groups {
+                let (before, height) = (group.before, group.height());
+                let x = &pass.x[before * padded + strip * height * width..][..height * width];
+                let dy = &pass.dy[before * all * R..][..height * all * R];
+                let own = sums.chunks_exact_mut(R * width).zip(squares.chunks_exact_mut(samples));
+                for (b, (sums, squares)) in blocks.clone().zip(own) {
+                    let outputs = b * R..((b + 1) * R).min(shape.outputs());
+                    let at = Rect { outputs, inputs: columns.clone() };
+                    let dy = &dy[b * height * R..][..height * R];
+                    let block = Block { operands: pass.operands, group, at, x, dy };
+                    block.add::<S, R>(simd, sums, squares);
+                }
+            }
+            if !dw.is_empty() {
+                add_strip(simd, pass.write, sums, width, dw, inputs, &columns);
+            }
+        }
+    }
+}
+
+/// `dw (+)= sums` in some columns.
+#[inline(always)]
+fn add_strip<S: Simd>(
+    simd: S,
+    write: Write,
+    sums: &[f32],
+    width: usize,
+    dw: &mut [f32],
+    inputs: usize,
+    columns: &Range<usize>,
+) {
+    for (dw, sums) in dw.chunks_exact_mut(inputs).zip(sums.chunks_exact(width)) {
+        let (to, rest) = S::as_mut_simd_f32s(&mut dw[columns.clone()]);
+        let (from, _) = S::as_simd_f32s(sums);
+        let left = &sums[to.len() * S::F32_LANES..];
+        if write == Write::Replace {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            rest.iter_mut().zip(left).for_each(|(to, from)| *to = *from);
+        } else {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = simd.add_f32s(*to, *from));
+            rest.iter_mut().zip(left).for_each(|(to, from)| *to += from);
+        }
+    }
+}
+
+/// A block of `R` rows times two vectors, and what a group's gradients are made of there.
+struct Block<'a> {
+    operands: &'a Operands<'a>,
+    group: &'a Group,
+    /// What of it lies in the matrix.
+    at: Rect,
+    /// `[rows, 2 vectors]`.
+    x: &'a [f32],
+    /// `[rows, R]`.
+    dy: &'a [f32],
+}
+
+impl Block<'_> {
+    /// `sums [R, 2 vectors] += Σ_n route_n · G_n`; adds to each sample's sum of squares.
+    #[inline(always)]
+    fn add<S: Simd, const R: usize>(&self, simd: S, sums: &mut [f32], squares: &mut [f64]) {
+        let Self { operands, group, at, x, dy } = self;
+        let width = 2 * S::F32_LANES;
+        let whole = at.outputs.len() == R && at.inputs.len() == width;
+        let mut regions = pieces(at, operands.shape, operands.options).map(|(_, region)| region);
+        let region = regions.next().filter(|_| whole && regions.next().is_none());
+        for n in group.members.clone() {
+            let rows = operands.rows.range(n);
+            let rows = rows.start - group.rows.start..rows.end - group.rows.start;
+            if rows.is_empty() {
+                continue;
+            }
+            let x = &x[rows.start * width..rows.end * width];
+            let gradient = form::<S, R>(simd, &dy[rows.start * R..rows.end * R], x);
+            let Some(region) = region else {
+                squares[n] += self.add_pieces::<S, R>(n, gradient, sums);
+                continue;
+            };
+            squares[n] += f64::from(square(simd, &gradient));
+            let weight = route(operands.options, n, region);
+            if weight != 0.0 {
+                add_scaled(simd, weight, &gradient, sums);
+            }
+        }
+    }
+
+    /// At an edge of the matrix or of a region: adds each piece with its own weight, and returns the
+    /// sum of squares.
+    fn add_pieces<S: Simd, const R: usize>(
+        &self,
+        n: usize,
+        gradient: [[S::f32s; 2]; R],
+        sums: &mut [f32],
+    ) -> f64 {
+        let (at, Operands { shape, options, .. }) = (&self.at, *self.operands);
+        let width = 2 * S::F32_LANES;
+        let rows: &[f32] = bytemuck::cast_slice(gradient.as_flattened());
+        let row = |o: usize| &rows[(o - at.outputs.start) * width..][..width];
+        for (piece, region) in pieces(at, shape, options) {
+            let weight = route(options, n, region);
+            if weight == 0.0 {
+                continue;
+            }
+            let first = piece.inputs.start - at.inputs.start;
+            for o in piece.outputs {
+                let to = &mut sums[(o - at.outputs.start) * width..][..width];
+                let to = &mut to[first..first + piece.inputs.len()];
+                flush::add_scaled(to, weight, &row(o)[first..]);
+            }
+        }
+        let squares = at.outputs.clone().map(|o| flush::square_row(&row(o)[..at.inputs.len()]));
+        squares.sum()
+    }
+}
+
+/// A block of one sample's gradient from packed rows `dy [T, R]` and `x [T, 2 vectors]`.
+///
+/// In loops over indices: what closures compute here would leave the registers.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+fn form<S: Simd, const R: usize>(simd: S, dy: &[f32], x: &[f32]) -> [[S::f32s; 2]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); 2]; R];
+    let (dy, _) = dy.as_chunks::<R>();
+    let (x, _) = S::as_simd_f32s(x);
+    let (x, _) = x.as_chunks::<2>();
+    for (dy, x) in dy.iter().zip(x) {
+        let [x0, x1] = *x;
+        for r in 0..R {
+            let dy = simd.splat_f32s(dy[r]);
+            sums[r][0] = simd.mul_add_f32s(dy, x0, sums[r][0]);
+            sums[r][1] = simd.mul_add_f32s(dy, x1, sums[r][1]);
+        }
+    }
+    sums
+}
+
+/// The sum of squares of a block.
+#[inline(always)]
+fn square<S: Simd, const R: usize>(simd: S, block: &[[S::f32s; 2]; R]) -> f32 {
+    let mut sums = [simd.splat_f32s(0.0); 2];
+    for row in block {
+        sums = [0, 1].map(|v| simd.mul_add_f32s(row[v], row[v], sums[v]));
+    }
+    simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]))
+}
+
+/// `sums += weight · block`.
+#[inline(always)]
+fn add_scaled<S: Simd, const R: usize>(
+    simd: S,
+    weight: f32,
+    block: &[[S::f32s; 2]; R],
+    sums: &mut [f32],
+) {
+    let weight = simd.splat_f32s(weight);
+    let (sums, _) = S::as_mut_simd_f32s(sums);
+    for (sum, own) in sums.iter_mut().zip(block.as_flattened()) {
+        *sum = simd.mul_add_f32s(weight, *own, *sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gemm::{view, view_mut};
+    use crate::cpu::narrow;
+    use crate::cpu::testing::{for_all_options, integers, noise};
+    use crate::ops::LinearInputs;
+    use crate::problem::{Linear, Rows};
+    use crate::reference;
+
+    /// Samples of no row and of one, more rows than a group and than a copy hold.
+    fn batches() -> [Rows; 4] {
+        [
+            Rows::new([0, 0, 0]).unwrap(),
+            Rows::new([0, 0, 3, 3, 4, 9, 9]).unwrap(),
+            Rows::new([0, 200, 201, 300, 900]).unwrap(),
+            Rows::uniform(9, 77).unwrap(),
+        ]
+    }
+
+    /// Calls `test` with layers that end within blocks and at their edges, and all options.
+    fn for_layers(numbers: fn(usize, u32) -> Vec<f32>, mut test: impl FnMut(&Operands, &Linear)) {
+        for rows in batches() {
+            for (inputs, outputs) in [(1, 1), (33, 13), (70, 45), (64, 28)] {
+                let problem = Linear::new(rows.clone(), inputs, outputs).unwrap();
+                let x = numbers(rows.total() * inputs, 1);
+                let dy = numbers(rows.total() * outputs, 2);
+                for_all_options(problem.gradient(), rows.samples(), |options| {
+                    let inputs = LinearInputs { x: &x, dy: &dy, weight: None };
+                    let (rows, shape) = (&rows, problem.gradient());
+                    test(&Operands { rows, shape, options, inputs }, &problem);
+                });
+            }
+        }
+    }
+
+    /// `dw` overwritten and then added to, and the norms of either call.
+    fn twice(operands: &Operands, threads: usize) -> (Vec<f32>, [Vec<f32>; 3]) {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (mut packed, mut partials, mut scratch) = Default::default();
+        let mut dw = vec![f32::NAN; operands.shape.weights()];
+        let mut call = |write, dw: Option<&mut [f32]>| {
+            let mut norms = vec![f32::NAN; operands.rows.samples()];
+            let (packed, partials, threads) = (&mut packed, &mut partials, &mut scratch);
+            let buffers = Buffers { packed, partials, threads };
+            pool.install(|| run(operands, write, dw, &mut norms, None, buffers));
+            norms
+        };
+        let replaced = call(Write::Replace, Some(&mut dw));
+        let added = call(Write::Add, Some(&mut dw));
+        let norms = [replaced, added, call(Write::Add, None)];
+        (dw, norms)
+    }
+
+    #[test]
+    fn integers_match_the_reference_bit_for_bit() {
+        for_layers(integers, |operands, problem| {
+            let (options, inputs) = (operands.options, operands.inputs);
+            let expected = reference::linear(problem, options, inputs).unwrap();
+            let (dw, norms) = twice(operands, 1);
+            let what = format!("{problem:?} {options:?}");
+            assert!(dw.iter().zip(&expected.dw).all(|(g, e)| f64::from(*g) == 2.0 * e), "{what}");
+            for norms in norms {
+                let near = |(g, e): (&f32, &f64)| (f64::from(*g) - e).abs() <= 1e-6 * e;
+                assert!(norms.iter().zip(&expected.sq_norm).all(near), "{what}");
+            }
+        });
+    }
+
+    #[test]
+    fn threads_leave_no_trace() {
+        for_layers(noise, |operands, problem| {
+            let one = twice(operands, 1);
+            assert!(one == twice(operands, 3), "{problem:?}");
+        });
+    }
+
+    #[test]
+    fn rows_are_projected_on_the_way() {
+        let (k_o, k_i) = (16, 5);
+        for_layers(integers, |operands, problem| {
+            let (shape, total) = (operands.shape, operands.rows.total());
+            let (p_o, p_i) =
+                (integers(shape.outputs() * k_o, 3), integers(shape.inputs() * k_i, 4));
+            let signs = Signs {
+                outputs: view(&p_o, shape.outputs(), k_o, k_o),
+                inputs: view(&p_i, shape.inputs(), k_i, k_i),
+            };
+            let (mut left, mut right) = (vec![f32::NAN; total * k_o], vec![f32::NAN; total * k_i]);
+            let projection = Projection { signs, left: &mut left, right: &mut right };
+            let (mut packed, mut partials, mut threads) = Default::default();
+            let (packed, partials, threads) = (&mut packed, &mut partials, &mut threads);
+            let mut norms = vec![0.0; operands.rows.samples()];
+            let buffers = Buffers { packed, partials, threads };
+            run(operands, Write::Add, None, &mut norms, Some(projection), buffers);
+            for (rows, columns, signs, got) in [
+                (operands.inputs.dy, shape.outputs(), signs.outputs, &left),
+                (operands.inputs.x, shape.inputs(), signs.inputs, &right),
+            ] {
+                let mut expected = vec![f32::NAN; got.len()];
+                let k = signs.ncols();
+                let product = view_mut(&mut expected, total, k, k);
+                narrow::product(product, 1.0, view(rows, total, columns, columns), signs);
+                assert!(*got == expected, "{problem:?}");
+            }
+        });
+    }
+
+    /// `dw` and the norms by blocks of `R` rows and vectors of `S`, all in one task.
+    fn by<S: Simd, const R: usize>(simd: S, operands: &Operands) -> (Vec<f32>, Vec<f32>) {
+        let (shape, samples) = (operands.shape, operands.rows.samples());
+        let groups: Vec<Group> = groups_of(operands, 0..samples, TOGETHER).collect();
+        let (rows, width) = (groups.last().map_or(0, Group::end), 2 * S::F32_LANES);
+        let mut lines: [Lines; 3] = Default::default();
+        let [x, dy, sums] = &mut lines;
+        let x = x.grown(shape.inputs().next_multiple_of(width) * rows);
+        let dy = dy.grown(shape.outputs().next_multiple_of(R) * rows);
+        pack([shape.inputs(), width], &groups, operands.inputs.x, x, &mut None);
+        pack([shape.outputs(), R], &groups, operands.inputs.dy, dy, &mut None);
+        let blocks = 0..shape.outputs().div_ceil(R);
+        let mut dw = vec![0.0; shape.weights()];
+        let mut squares = vec![0.0; blocks.len() * samples];
+        let pass = Pass { operands, groups: &groups, x, dy, write: Write::Add, height: R };
+        let band = Band { pass: &pass, blocks, dw: &mut dw, squares: &mut squares, sums };
+        band.strips::<S, R>(simd);
+        let norm = |n| squares.iter().skip(n).step_by(samples).sum::<f64>();
+        let scale = operands.options.sample_scale;
+        (dw, (0..samples).map(|n| scaled(norm(n), scale)).collect())
+    }
+
+    #[test]
+    fn every_width_of_vectors_gives_the_same() {
+        for_layers(integers, |operands, problem| {
+            let (dw, [norms, ..]) = twice(operands, 1);
+            let single: Vec<f32> = dw.iter().map(|dw| dw / 2.0).collect();
+            for (dw, found) in [
+                by::<_, 6>(pulp::Scalar, operands),
+                by::<_, 6>(pulp::Scalar128b, operands),
+                by::<_, 14>(pulp::Scalar256b, operands),
+                by::<_, 14>(pulp::Scalar512b, operands),
+            ] {
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b;
+                assert!(dw == single, "{problem:?}");
+                assert!(found.iter().zip(&norms).all(near), "{problem:?}");
+            }
+        });
+    }
+}
