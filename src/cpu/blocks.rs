@@ -4,8 +4,8 @@
 //! A tile of [`super::formed`] is written, read to be squared and read again to be added; what that
 //! takes does not shrink with a sample's rows, while the product does. Here a block of a few rows times a
 //! few vectors of `dw` stays in registers while all rows of a sample pass, as in a matrix product
-//! whose inner dimension ends where the sample does. Both operands are copied into the order in which
-//! they are read, once per call.
+//! whose inner dimension ends where the sample does: the micro-kernel is a GEMM's, its end is ours. Both
+//! operands are packed ([`super::packed`]) once per call.
 
 use std::ops::Range;
 
@@ -20,13 +20,11 @@ use super::packed::{Group, Lines, Packed, groups_of, pack};
 use super::regions::{Rect, pieces, route};
 use super::tasks::for_block_pairs;
 use super::workspace::Threads;
-use crate::ops::plan::PACKED_ROWS;
+use crate::ops::plan::{BAND, BLOCK, PACKED_ROWS};
 
-/// Rows that pass through a block before the next one, so that a strip of theirs stays in the
-/// first-level cache; more if a sample has more.
+/// Rows that pass through a block before the next one, so that a strip of theirs, 32 KiB, stays in the
+/// first-level cache, 48 KiB where there is AVX-512; more if a sample has more.
 const TOGETHER: usize = 256;
-/// Outputs of a task at most.
-const OUTPUTS: usize = 320;
 
 /// Products of the rows with the two-sided sketch's signs, taken while the rows are at hand.
 pub(crate) struct Projection<'a> {
@@ -55,6 +53,7 @@ pub(crate) fn run(
     buffers: Buffers,
 ) {
     let (samples, shape) = (operands.rows.samples(), operands.shape);
+    debug_assert!(shape.weights() > 0, "the planner takes other ways then");
     let [height, width] = pulp::Arch::new().dispatch(Extents);
     let blocks = shape.outputs().div_ceil(height);
     let Buffers { packed: Packed { x, dy, groups }, partials, threads } = buffers;
@@ -73,8 +72,12 @@ pub(crate) fn run(
         let rows = groups.last().map_or(0, Group::end);
         let x = x.grown(shape.inputs().next_multiple_of(width) * rows);
         let dy = dy.grown(blocks * height * rows);
-        pack([shape.inputs(), width], groups, operands.inputs.x, x, &mut right);
-        pack([shape.outputs(), height], groups, operands.inputs.dy, dy, &mut left);
+        let left = left.as_mut().map(|(signs, products)| (*signs, &mut **products));
+        let right = right.as_mut().map(|(signs, products)| (*signs, &mut **products));
+        rayon::join(
+            || pack([shape.inputs(), width], groups, operands.inputs.x, x, right),
+            || pack([shape.outputs(), height], groups, operands.inputs.dy, dy, left),
+        );
         let pass = Pass { operands, groups, x, dy, write, height };
         pass.share(blocks, dw.as_deref_mut(), squares, threads);
         write = Write::Add;
@@ -102,7 +105,7 @@ impl WithSimd for Extents {
 
 /// As many as there are registers for, beside two vectors of a row of `x` and a number of `dY`.
 const fn rows_of_block<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 14 } else { 6 }
+    if S::REGISTER_COUNT >= 32 { BLOCK[0] } else { 6 }
 }
 
 /// Some samples, packed.
@@ -122,9 +125,9 @@ impl Pass<'_> {
         let shape = self.operands.shape;
         let (samples, inputs) = (self.operands.rows.samples(), shape.inputs());
         let tasks = match rayon::current_num_threads() {
-            1 => shape.outputs().div_ceil(OUTPUTS),
+            1 => shape.outputs().div_ceil(BAND),
             // Twice as many as threads, for these are not equally fast.
-            threads => shape.outputs().div_ceil(OUTPUTS).max(2 * threads),
+            count => shape.outputs().div_ceil(BAND).max(2 * count),
         };
         let each = blocks.div_ceil(tasks);
         let first = |task: usize| (task * each).min(blocks);
@@ -159,8 +162,8 @@ impl WithSimd for Band<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match rows_of_block::<S>() {
-            14 => self.strips::<S, 14>(simd),
-            _ => self.strips::<S, 6>(simd),
+            6 => self.strips::<S, 6>(simd),
+            _ => self.strips::<S, { BLOCK[0] }>(simd),
         }
     }
 }
@@ -173,11 +176,13 @@ impl Band<'_> {
         let shape = pass.operands.shape;
         let (inputs, width) = (shape.inputs(), 2 * S::F32_LANES);
         let (all, samples) = (shape.outputs().div_ceil(R), pass.operands.rows.samples());
-        let padded = inputs.next_multiple_of(width);
+        let (padded, is_summed) = (inputs.next_multiple_of(width), !dw.is_empty());
         let sums = sums.grown(blocks.len() * R * width);
         for (strip, start) in (0..inputs).step_by(width).enumerate() {
             let columns = start..(start + width).min(inputs);
-            sums.fill(0.0);
+            if is_summed {
+                sums.fill(0.0);
+            }
             for group in pass.groups {
                 let (before, height) = (group.before, group.height());
                 let x = &pass.x[before * padded + strip * height * width..][..height * width];
@@ -188,29 +193,27 @@ impl Band<'_> {
                     let at = Rect { outputs, inputs: columns.clone() };
                     let dy = &dy[b * height * R..][..height * R];
                     let block = Block { operands: pass.operands, group, at, x, dy };
-                    block.add::<S, R>(simd, sums, squares);
+                    block.add::<S, R>(simd, is_summed.then_some(sums), squares);
                 }
             }
-            if !dw.is_empty() {
-                add_strip(simd, pass.write, sums, width, dw, inputs, &columns);
+            if is_summed {
+                let rows = dw.chunks_exact_mut(inputs).map(|row| &mut row[columns.clone()]);
+                add_strip(simd, pass.write, sums, rows);
             }
         }
     }
 }
 
-/// `dw (+)= sums` in some columns.
+/// `dw (+)= sums`, both given by rows of a strip.
 #[inline(always)]
-fn add_strip<S: Simd>(
+fn add_strip<'a, S: Simd>(
     simd: S,
     write: Write,
     sums: &[f32],
-    width: usize,
-    dw: &mut [f32],
-    inputs: usize,
-    columns: &Range<usize>,
+    dw: impl Iterator<Item = &'a mut [f32]>,
 ) {
-    for (dw, sums) in dw.chunks_exact_mut(inputs).zip(sums.chunks_exact(width)) {
-        let (to, rest) = S::as_mut_simd_f32s(&mut dw[columns.clone()]);
+    for (dw, sums) in dw.zip(sums.chunks_exact(2 * S::F32_LANES)) {
+        let (to, rest) = S::as_mut_simd_f32s(dw);
         let (from, _) = S::as_simd_f32s(sums);
         let left = &sums[to.len() * S::F32_LANES..];
         if write == Write::Replace {
@@ -236,14 +239,19 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// `sums [R, 2 vectors] += Σ_n route_n · G_n`; adds to each sample's sum of squares.
+    /// `sums [R, 2 vectors] += Σ_n route_n · G_n`, if that is asked for; adds to each sample's sum of
+    /// squares. What lies beyond the matrix is 0 and adds nothing.
     #[inline(always)]
-    fn add<S: Simd, const R: usize>(&self, simd: S, sums: &mut [f32], squares: &mut [f64]) {
+    fn add<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        mut sums: Option<&mut [f32]>,
+        squares: &mut [f64],
+    ) {
         let Self { operands, group, at, x, dy } = self;
         let width = 2 * S::F32_LANES;
-        let whole = at.outputs.len() == R && at.inputs.len() == width;
         let mut regions = pieces(at, operands.shape, operands.options).map(|(_, region)| region);
-        let region = regions.next().filter(|_| whole && regions.next().is_none());
+        let region = regions.next().filter(|_| regions.next().is_none());
         for n in group.members.clone() {
             let rows = operands.rows.range(n);
             let rows = rows.start - group.rows.start..rows.end - group.rows.start;
@@ -252,30 +260,29 @@ impl Block<'_> {
             }
             let x = &x[rows.start * width..rows.end * width];
             let gradient = form::<S, R>(simd, &dy[rows.start * R..rows.end * R], x);
-            let Some(region) = region else {
-                squares[n] += self.add_pieces::<S, R>(n, gradient, sums);
-                continue;
-            };
             squares[n] += f64::from(square(simd, &gradient));
-            let weight = route(operands.options, n, region);
-            if weight != 0.0 {
-                add_scaled(simd, weight, &gradient, sums);
+            match (&mut sums, region) {
+                (None, _) => {}
+                (Some(sums), None) => self.add_pieces::<S, R>(n, gradient, sums),
+                (Some(sums), Some(region)) => match route(operands.options, n, region) {
+                    0.0 => {}
+                    weight => add_scaled(simd, weight, &gradient, sums),
+                },
             }
         }
     }
 
-    /// At an edge of the matrix or of a region: adds each piece with its own weight, and returns the
-    /// sum of squares.
+    /// At the border of a region: adds each piece with its own weight.
     fn add_pieces<S: Simd, const R: usize>(
         &self,
         n: usize,
+        // Not borrowed: what is would be kept in memory while it is formed.
         gradient: [[S::f32s; 2]; R],
         sums: &mut [f32],
-    ) -> f64 {
+    ) {
         let (at, Operands { shape, options, .. }) = (&self.at, *self.operands);
         let width = 2 * S::F32_LANES;
         let rows: &[f32] = bytemuck::cast_slice(gradient.as_flattened());
-        let row = |o: usize| &rows[(o - at.outputs.start) * width..][..width];
         for (piece, region) in pieces(at, shape, options) {
             let weight = route(options, n, region);
             if weight == 0.0 {
@@ -283,13 +290,11 @@ impl Block<'_> {
             }
             let first = piece.inputs.start - at.inputs.start;
             for o in piece.outputs {
-                let to = &mut sums[(o - at.outputs.start) * width..][..width];
-                let to = &mut to[first..first + piece.inputs.len()];
-                flush::add_scaled(to, weight, &row(o)[first..]);
+                let start = (o - at.outputs.start) * width + first;
+                let part = start..start + piece.inputs.len();
+                flush::add_scaled(&mut sums[part.clone()], weight, &rows[part]);
             }
         }
-        let squares = at.outputs.clone().map(|o| flush::square_row(&row(o)[..at.inputs.len()]));
-        squares.sum()
     }
 }
 
@@ -345,9 +350,11 @@ mod tests {
     use crate::cpu::gemm::{view, view_mut};
     use crate::cpu::narrow;
     use crate::cpu::testing::{for_all_options, integers, noise};
-    use crate::ops::LinearInputs;
+    use crate::ops::{LinearInputs, Options, Routing};
     use crate::problem::{Linear, Rows};
     use crate::reference;
+    use crate::routing::{LayerRouting, RegionMap};
+    use faer::MatRef;
 
     /// Samples of no row and of one, more rows than a group and than a copy hold.
     fn batches() -> [Rows; 4] {
@@ -375,9 +382,13 @@ mod tests {
         }
     }
 
+    fn pool(threads: usize) -> rayon::ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+    }
+
     /// `dw` overwritten and then added to, and the norms of either call.
     fn twice(operands: &Operands, threads: usize) -> (Vec<f32>, [Vec<f32>; 3]) {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = pool(threads);
         let (mut packed, mut partials, mut scratch) = Default::default();
         let mut dw = vec![f32::NAN; operands.shape.weights()];
         let mut call = |write, dw: Option<&mut [f32]>| {
@@ -427,24 +438,49 @@ mod tests {
                 outputs: view(&p_o, shape.outputs(), k_o, k_o),
                 inputs: view(&p_i, shape.inputs(), k_i, k_i),
             };
-            let (mut left, mut right) = (vec![f32::NAN; total * k_o], vec![f32::NAN; total * k_i]);
-            let projection = Projection { signs, left: &mut left, right: &mut right };
-            let (mut packed, mut partials, mut threads) = Default::default();
-            let (packed, partials, threads) = (&mut packed, &mut partials, &mut threads);
-            let mut norms = vec![0.0; operands.rows.samples()];
-            let buffers = Buffers { packed, partials, threads };
-            run(operands, Write::Add, None, &mut norms, Some(projection), buffers);
-            for (rows, columns, signs, got) in [
-                (operands.inputs.dy, shape.outputs(), signs.outputs, &left),
-                (operands.inputs.x, shape.inputs(), signs.inputs, &right),
-            ] {
-                let mut expected = vec![f32::NAN; got.len()];
-                let k = signs.ncols();
-                let product = view_mut(&mut expected, total, k, k);
-                narrow::product(product, 1.0, view(rows, total, columns, columns), signs);
-                assert!(*got == expected, "{problem:?}");
+            let product = |rows, signs: MatRef<f32>| {
+                let (columns, k) = (signs.nrows(), signs.ncols());
+                let mut out = vec![f32::NAN; total * k];
+                let rows = view(rows, total, columns, columns);
+                narrow::product(view_mut(&mut out, total, k, k), 1.0, rows, signs);
+                out
+            };
+            let expected = [
+                product(operands.inputs.dy, signs.outputs),
+                product(operands.inputs.x, signs.inputs),
+            ];
+            for threads in [1, 3] {
+                let [mut left, mut right] = expected.each_ref().map(|e| vec![f32::NAN; e.len()]);
+                let projection = Projection { signs, left: &mut left, right: &mut right };
+                let (mut packed, mut partials, mut scratch) = Default::default();
+                let (packed, partials, scratch) = (&mut packed, &mut partials, &mut scratch);
+                let buffers = Buffers { packed, partials, threads: scratch };
+                let mut norms = vec![0.0; operands.rows.samples()];
+                pool(threads).install(|| {
+                    run(operands, Write::Add, None, &mut norms, Some(projection), buffers);
+                });
+                assert!([left, right] == expected, "{problem:?} on {threads}");
             }
         });
+    }
+
+    #[test]
+    fn what_is_routed_away_is_not_read() {
+        let (rows, inputs, outputs) = (Rows::uniform(3, 20).unwrap(), 40, 30);
+        let layer = LayerRouting::open(RegionMap::whole(outputs, inputs), 1);
+        let routing = Routing { layer: &layer, categories: &[0; 3], gates: Some(&[1.0, 0.0, 1.0]) };
+        let options = Options { routing: Some(routing), ..Options::default() };
+        let (mut x, dy) = (integers(60 * inputs, 1), integers(60 * outputs, 2));
+        let shape = Linear::new(rows.clone(), inputs, outputs).unwrap().gradient();
+        let dw = |x: &[f32]| {
+            let inputs = LinearInputs { x, dy: &dy, weight: None };
+            twice(&Operands { rows: &rows, shape, options: &options, inputs }, 1)
+        };
+        let (expected, _) = dw(&x);
+        x[20 * inputs..40 * inputs].fill(f32::NAN);
+        let (found, [norms, ..]) = dw(&x);
+        assert_eq!(found, expected);
+        assert!(norms[0] > 0.0 && norms[1].is_nan() && norms[2] > 0.0);
     }
 
     /// `dw` and the norms by blocks of `R` rows and vectors of `S`, all in one task.
@@ -456,8 +492,8 @@ mod tests {
         let [x, dy, sums] = &mut lines;
         let x = x.grown(shape.inputs().next_multiple_of(width) * rows);
         let dy = dy.grown(shape.outputs().next_multiple_of(R) * rows);
-        pack([shape.inputs(), width], &groups, operands.inputs.x, x, &mut None);
-        pack([shape.outputs(), R], &groups, operands.inputs.dy, dy, &mut None);
+        pack([shape.inputs(), width], &groups, operands.inputs.x, x, None);
+        pack([shape.outputs(), R], &groups, operands.inputs.dy, dy, None);
         let blocks = 0..shape.outputs().div_ceil(R);
         let mut dw = vec![0.0; shape.weights()];
         let mut squares = vec![0.0; blocks.len() * samples];

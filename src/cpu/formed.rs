@@ -36,6 +36,13 @@ pub(crate) struct Signs<'a> {
     pub(crate) inputs: MatRef<'a, f32>,
 }
 
+impl Signs<'_> {
+    /// Whether products with them have a quick way.
+    pub(crate) fn are_narrow(self) -> bool {
+        narrow::is_narrow(self.outputs.ncols()) && narrow::is_narrow(self.inputs.ncols())
+    }
+}
+
 /// What to do with the gradients.
 pub(crate) struct Job<'a> {
     pub(crate) shape: GradientShape,

@@ -181,13 +181,14 @@ fn in_blocks<T: Element>(
     projected: &mut [Vec<f32>; 2],
     buffers: blocks::Buffers,
 ) {
-    let Some(sq_norm) = out.sq_norm.as_deref_mut() else { return };
+    let sq_norm = out.sq_norm.as_deref_mut().expect("what blocks are formed for");
     let (accumulate, rows) = (operands.options.accumulate, operands.rows.total());
     let write = if accumulate { Write::Add } else { Write::Replace };
-    // Sketches of several regions want products of parts of the rows.
-    let (mut sketch, region) = (out.sketch.as_deref_mut(), operands.one_region());
-    if let (Some(signs), Some(sketch), None) = (signs, &mut sketch, region) {
-        operands.sketches(signs, sketch, projected);
+    let mut sketched = signs.zip(out.sketch.as_deref_mut());
+    // On the way rows are multiplied whole and a few at a time: by signs of one region, and quickly.
+    let region = operands.one_region().filter(|_| signs.is_some_and(Signs::are_narrow));
+    if let (Some((signs, sketch)), None) = (&mut sketched, region) {
+        operands.sketches(*signs, sketch, projected);
     }
     let [left, right] = projected;
     let projection = signs.filter(|_| region.is_some()).map(|signs| Projection {
@@ -201,7 +202,7 @@ fn in_blocks<T: Element>(
             blocks::run(operands, write, Some(dw), sq_norm, projection, buffers);
         }),
     }
-    if let (Some(signs), Some(sketch), Some(region)) = (signs, sketch, region) {
+    if let (Some((signs, sketch)), Some(region)) = (sketched, region) {
         let (k_o, k_i) = (signs.outputs.ncols(), signs.inputs.ncols());
         sketch.fill(0.0);
         let (left, right) = (view(left, rows, k_o, k_o), view(right, rows, k_i, k_i));

@@ -42,10 +42,14 @@ pub(crate) fn par_product(c: MatMut<f32>, alpha: f32, a: MatRef<f32>, b: MatRef<
     product(c, alpha, a, b);
 }
 
+/// Whether products with a row-major matrix of so many columns have the quick way.
+pub(crate) fn is_narrow(columns: usize) -> bool {
+    columns.is_multiple_of(COLUMNS) && columns <= MOST
+}
+
 /// Whether these views have the quick way.
 fn is_quick(c: &MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>) -> bool {
-    let few = b.ncols().is_multiple_of(COLUMNS) && b.ncols() <= MOST;
-    few && a.col_stride() == 1 && b.col_stride() == 1 && c.col_stride() == 1
+    is_narrow(b.ncols()) && a.col_stride() == 1 && b.col_stride() == 1 && c.col_stride() == 1
 }
 
 struct Product<'a> {

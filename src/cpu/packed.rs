@@ -8,7 +8,7 @@ use faer::MatRef;
 
 use super::factored::Operands;
 use super::gemm::{view, view_mut};
-use super::narrow;
+use super::narrow::{self, par_product};
 use super::tasks::for_block_pairs;
 
 /// A line of a first-level cache, at which every vector is to begin.
@@ -36,8 +36,11 @@ impl Lines {
     }
 }
 
-/// Both operands in the order in which blocks read them, group after group: of each its strips of
-/// columns, of these the rows.
+/// Columns of a task at least, so that a row's are read in one stretch.
+const STRETCH: usize = 256;
+
+/// Both operands in the order in which blocks read them, the packed panels of a matrix product: groups,
+/// of each its strips of columns, of these the rows.
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
     pub(super) x: Lines,
@@ -74,7 +77,8 @@ impl Group {
     }
 }
 
-/// Consecutive samples of up to `most` rows together, no fewer than one with rows.
+/// Consecutive samples of up to `most` rows together; one with more is a group of its own. Samples without
+/// rows at the end may be left out.
 pub(super) fn groups_of<'a>(
     operands: &'a Operands,
     members: Range<usize>,
@@ -104,59 +108,93 @@ pub(super) fn pack(
     groups: &[Group],
     from: &[f32],
     to: &mut [f32],
-    signs: &mut Option<(MatRef<f32>, &mut [f32])>,
+    signs: Option<(MatRef<f32>, &mut [f32])>,
 ) {
-    /// Rows that are multiplied and copied in turn, the first of which brings them into a cache.
-    const TURN: usize = 8;
     let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return };
-    let (first, end, after) = (first.rows.start, last.rows.end, last.end());
+    let (all, after) = (first.rows.start..last.rows.end, last.end());
     let padded = columns.next_multiple_of(width);
-    let before = |g: usize| groups.get(g).map_or(after, |group| group.before) * padded;
-    let row = |g: usize| groups.get(g).map_or(end, |group| group.rows.start) - first;
+    let alone = rayon::current_num_threads() == 1;
+    let stretch = if alone { padded } else { width * (STRETCH / width) };
+    let stretches = padded.div_ceil(stretch);
+    let signs = signs.map(|(signs, products)| {
+        let k = signs.ncols();
+        (signs, &mut products[all.start * k..all.end * k])
+    });
+    // Alone, a thread multiplies what it has just read; several share out either work by itself.
     let (signs, products) = match signs {
+        Some((signs, products)) if alone => (Some(signs), products),
         Some((signs, products)) => {
+            let rows = view(&from[all.start * columns..], all.len(), columns, columns);
             let k = signs.ncols();
-            (Some(*signs), &mut products[first * k..end * k])
+            par_product(view_mut(products, all.len(), k, k), 1.0, rows, signs);
+            (None, &mut [][..])
         }
         None => (None, &mut [][..]),
     };
-    let k = signs.map_or(0, |signs| signs.ncols());
-    let copy = |g: usize, to: &mut [f32], products: &mut [f32]| {
-        let (rows, height) = (groups[g].rows.clone(), groups[g].height());
-        for start in rows.clone().step_by(TURN) {
-            let count = TURN.min(rows.end - start);
+    let before = |task: usize| match groups.get(task / stretches) {
+        Some(group) => group.before * padded + task % stretches * stretch * group.height(),
+        None => after * padded,
+    };
+    let product = |task: usize| match (signs, groups.get(task)) {
+        (None, _) => 0,
+        (Some(signs), Some(group)) => (group.rows.start - all.start) * signs.ncols(),
+        (Some(signs), None) => all.len() * signs.ncols(),
+    };
+    let copy = |task: usize, to: &mut [f32], products: &mut [f32]| {
+        let first = task % stretches * stretch;
+        let part = first..(first + stretch).min(columns);
+        groups[task / stretches].copy([columns, width], part, from, to, signs, products);
+    };
+    let tasks = 0..groups.len() * stretches;
+    for_block_pairs(to, products, tasks, &before, &product, &copy);
+}
+
+impl Group {
+    /// Its rows' columns of `part` into strips of a width, and all of the rows times the signs.
+    fn copy(
+        &self,
+        [columns, width]: [usize; 2],
+        part: Range<usize>,
+        from: &[f32],
+        to: &mut [f32],
+        signs: Option<MatRef<f32>>,
+        products: &mut [f32],
+    ) {
+        /// Rows that are multiplied, which brings them into a cache, and then copied.
+        const TURN: usize = 8;
+        let height = self.height();
+        for start in self.rows.clone().step_by(TURN) {
+            let (count, at) = (TURN.min(self.rows.end - start), start - self.rows.start);
             let own = &from[start * columns..(start + count) * columns];
-            let at = start - rows.start;
             if let Some(signs) = signs {
+                let k = signs.ncols();
                 let product = view_mut(&mut products[at * k..(at + count) * k], count, k, k);
                 narrow::product(product, 1.0, view(own, count, columns, columns), signs);
             }
+            let rows = own.chunks_exact(columns).map(|row| &row[part.clone()]);
             pulp::Arch::new().dispatch(|| match width {
-                32 => copy_rows::<32>(own, columns, height, at, to),
-                16 => copy_rows::<16>(own, columns, height, at, to),
-                14 => copy_rows::<14>(own, columns, height, at, to),
-                8 => copy_rows::<8>(own, columns, height, at, to),
-                6 => copy_rows::<6>(own, columns, height, at, to),
-                2 => copy_rows::<2>(own, columns, height, at, to),
+                32 => copy_rows::<32>(rows, height, at, to),
+                16 => copy_rows::<16>(rows, height, at, to),
+                14 => copy_rows::<14>(rows, height, at, to),
+                8 => copy_rows::<8>(rows, height, at, to),
+                6 => copy_rows::<6>(rows, height, at, to),
+                2 => copy_rows::<2>(rows, height, at, to),
                 _ => unreachable!("a block of {width} rows or columns"),
             });
         }
-    };
-    let tasks = 0..groups.len();
-    for_block_pairs(to, products, tasks, &before, &|g| row(g) * k, &copy);
+    }
 }
 
 /// Some rows into strips of `W` columns and `height` rows, from row `at` on.
 #[inline(always)]
-pub(super) fn copy_rows<const W: usize>(
-    from: &[f32],
-    columns: usize,
+fn copy_rows<'a, const W: usize>(
+    rows: impl Iterator<Item = &'a [f32]>,
     height: usize,
     at: usize,
     to: &mut [f32],
 ) {
     let (to, _) = to.as_chunks_mut::<W>();
-    for (row, from) in (at..).zip(from.chunks_exact(columns)) {
+    for (row, from) in (at..).zip(rows) {
         let (whole, rest) = from.as_chunks::<W>();
         for (strip, from) in whole.iter().enumerate() {
             to[strip * height + row] = *from;

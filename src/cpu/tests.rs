@@ -101,11 +101,12 @@ fn batches() -> Vec<Rows> {
     ]
 }
 
-fn sketches() -> [Option<SketchKind>; 4] {
+fn sketches() -> [Option<SketchKind>; 5] {
     [
         None,
         // Sides of powers of four have exact signs, so that integers stay integers.
         Some(SketchKind::TwoSided { outputs: 4, inputs: 16 }),
+        Some(SketchKind::TwoSided { outputs: 16, inputs: 16 }),
         Some(SketchKind::Count { buckets: 64 }),
         Some(SketchKind::Count { buckets: 320 }),
     ]
@@ -113,7 +114,9 @@ fn sketches() -> [Option<SketchKind>; 4] {
 
 fn every_option(mut check: impl FnMut(&Linear, &Options)) {
     for rows in batches() {
-        for (outputs, inputs) in [(0, 3), (3, 0), (1, 1), (2, 9), (13, 20), (40, 33), (150, 130)] {
+        for (outputs, inputs) in
+            [(0, 3), (3, 0), (1, 1), (2, 9), (13, 20), (40, 33), (150, 130), (316, 256)]
+        {
             let problem = Linear::new(rows.clone(), inputs, outputs).unwrap().with_bias(true);
             let layer = routing(outputs, inputs);
             let samples = rows.samples() as u32;
@@ -185,27 +188,35 @@ fn compare<T: Element>(
 
 #[test]
 fn threads_and_workspace_leave_no_trace() {
-    let problem = Linear::new(Rows::uniform(3, 90).unwrap(), 130, 150).unwrap().with_bias(true);
+    for (inputs, outputs) in [(130, 150), (256, 320)] {
+        let problem = Linear::new(Rows::uniform(3, 90).unwrap(), inputs, outputs).unwrap();
+        no_trace(&problem.with_bias(true));
+    }
+}
+
+fn no_trace(problem: &Linear) {
+    let (rows, shape) = (problem.rows().total(), problem.gradient());
     for kind in sketches() {
         let sketch = kind.map(|kind| Sketch::new(kind, 1, 2).unwrap());
         let options = Options { sketch, ..Options::default() };
-        let (x, dy): (Vec<f32>, Vec<f32>) = (noise(270 * 130, 0.7), noise(270 * 150, 0.3));
-        let weight = noise(130 * 150, 0.9);
+        let (x, dy): (Vec<f32>, Vec<f32>) =
+            (noise(rows * shape.inputs(), 0.7), noise(rows * shape.outputs(), 0.3));
+        let weight = noise(shape.weights(), 0.9);
         let inputs = LinearInputs { x: &x, dy: &dy, weight: Some(&weight) };
         let answer = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut cpu = Cpu::new();
                 let mut held = Vec::new();
-                let mut answers = Answers::before(&problem, &options);
+                let mut answers = Answers::before(problem, &options);
                 for _ in 0..3 {
                     let (dx, out) = answers.outputs(&options);
-                    cpu.linear(&problem, &options, inputs, Some(dx), out).unwrap();
+                    cpu.linear(problem, &options, inputs, Some(dx), out).unwrap();
                     held.push(cpu.workspace_bytes());
                 }
                 if threads == 1 {
                     assert!(held[0] > 0 && held.iter().all(|&bytes| bytes == held[0]), "{held:?}");
-                    let plan = plan_linear(&problem, Request::everything(), kind);
+                    let plan = plan_linear(problem, Request::everything(), kind);
                     let off = plan.workspace_bytes.abs_diff(held[0]);
                     assert!(off < held[0] / 8, "{} planned, {held:?}", plan.workspace_bytes);
                 }

@@ -17,11 +17,17 @@
 use std::fmt;
 
 use super::LayerOutputs;
-use crate::problem::{GradientShape, Linear, Rows};
+use crate::problem::Linear;
 use crate::projection::SketchKind;
 
-/// Edge of a micro-block of the count sketch, which tiles do not cut.
-const EDGE: usize = 8;
+mod costs;
+mod space;
+
+pub(crate) use costs::gram_is_cheaper;
+pub(crate) use space::{BAND, BLOCK, PACKED_ROWS, tiles_per_cell};
+
+use costs::Costs;
+use space::{extents, workspace};
 
 /// Which outputs are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,7 +65,7 @@ impl Request {
 /// Whether per-sample gradients come into being.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// Tile by tile, in cache-resident scratch.
+    /// Tile by tile in cache-resident scratch, or block by block in registers.
     Formed,
     /// Never: products of the rows themselves give everything.
     Factored,
@@ -100,7 +106,7 @@ pub struct Plan {
     pub norms: Option<Norms>,
     /// Where the sketches come from, when asked for.
     pub sketch: Option<Sketching>,
-    /// Extents of a formed tile.
+    /// Extents of a formed tile; blocks in registers have the processor's.
     pub tile: [usize; 2],
     /// Estimated time of the records over that of the plain products asked for, `dX` and `dW`.
     pub extra: f64,
@@ -180,34 +186,6 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Costs in multiply-adds of a large matrix product, as measured.
-mod cost {
-    /// Writing an element of a formed tile, reading it, adding it to `dw`.
-    pub(super) const TILE: f64 = 7.0;
-    /// What a multiply-add for a tile takes beyond one of a large product: with AVX-512 that one is
-    /// twice as fast, and what is copied for a tile's is not.
-    pub(super) fn lag(avx512: bool) -> f64 {
-        if avx512 { 0.25 } else { 0.0 }
-    }
-    /// A number of a sample's rows, for each of its rows: a Gram matrix forms half of the pairs, at half of
-    /// a large product's rate.
-    pub(super) const GRAM: f64 = 1.0;
-    /// Squaring it as well.
-    pub(super) const SQUARE: f64 = 1.0;
-    /// Count-sketching it.
-    pub(super) const COUNT: f64 = 5.0;
-    /// Count-sketching an element of one row's outer product.
-    pub(super) const COUNT_ROW: f64 = 5.0;
-    /// What a multiply-add for blocks in registers takes beyond one of a large product.
-    pub(super) const LAG_BLOCKS: f64 = 0.08;
-    /// Squaring an element of a block and adding it to `dw`.
-    pub(super) const BLOCK: f64 = 4.0;
-    /// Copying a number of a row for them.
-    pub(super) const PACK: f64 = 16.0;
-    /// A multiply-add of a product as narrow as a two-sided sketch.
-    pub(super) const NARROW: f64 = 2.0;
-}
-
 /// Plans a linear layer's backward pass; `kind` is the projection asked for, if any.
 pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>) -> Plan {
     plan_for(problem, request, kind, has_avx512())
@@ -217,53 +195,17 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
 fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512: bool) -> Plan {
     let (rows, shape) = (problem.rows(), problem.gradient());
     let kind = kind.filter(|_| request.sketch);
-    let outer = shape.weights() as f64;
-    let total = rows.total() as f64;
-    let filled = (0..rows.samples()).filter(|&n| !rows.range(n).is_empty()).count() as f64;
-    let sides = (shape.inputs() + shape.outputs()) as f64;
-
-    // What the records cost on either path, beyond a plain dW.
-    let square_rows: f64 = (0..rows.samples()).map(|n| (rows.range(n).len() as f64).powi(2)).sum();
-    let gram = if request.norms { square_rows * sides * cost::GRAM } else { 0.0 };
-    let (by_rows, by_tiles) = match kind {
-        Some(SketchKind::TwoSided { outputs, inputs }) => {
-            let (o, i) = (shape.outputs() as f64, shape.inputs() as f64);
-            let (k_o, k_i) = (outputs as f64, inputs as f64);
-            let rows = total * (o * k_o + i * k_i) * cost::NARROW + total * k_o * k_i;
-            (rows, filled * (outer + o * k_o) * k_i * cost::NARROW)
-        }
-        _ => (0.0, 0.0),
-    };
-    let factored = gram + by_rows;
-    let mut forming = filled * outer * cost::TILE + total * outer * cost::lag(avx512);
-    if request.norms {
-        forming += filled * outer * cost::SQUARE;
-    }
-    if !request.dw {
-        forming += total * outer;
-    }
+    let costs = Costs::new(problem, request, kind, avx512);
     let counted = matches!(kind, Some(SketchKind::Count { .. }));
-    let (factored, formed) = if counted {
-        (factored + total * outer * cost::COUNT_ROW, forming + filled * outer * cost::COUNT)
-    } else {
-        (factored, forming + by_rows.min(by_tiles))
-    };
-    let fits = outer > 0.0 && rows.longest() <= PACKED_ROWS;
-    let mut blocks = f64::INFINITY;
-    if request.norms && !counted && avx512 && fits {
-        let dw = if request.dw { 0.0 } else { total * outer };
-        let lag = total * outer * cost::LAG_BLOCKS + filled * outer * cost::BLOCK;
-        blocks = lag + total * sides * cost::PACK + dw + by_rows;
-    }
+    let in_registers = costs.blocks < costs.tiles.min(costs.factored);
+    let formed = costs.tiles.min(costs.blocks);
     let records = request.norms || kind.is_some();
-
-    let plain = total * outer * f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
-    let in_registers = blocks < formed.min(factored);
-    let (path, extra) = if records && formed.min(blocks) < factored {
-        (Path::Formed, formed.min(blocks))
+    let (path, extra) = if records && formed < costs.factored {
+        (Path::Formed, formed)
     } else {
-        (Path::Factored, factored)
+        (Path::Factored, costs.factored)
     };
+    let filled = (0..rows.samples()).filter(|&n| !rows.range(n).is_empty()).count();
     let plan = Plan {
         path,
         norms: request.norms.then_some(match path {
@@ -274,42 +216,15 @@ fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512
         sketch: kind.map(|_| match path {
             Path::Formed if counted => Sketching::CountTiles,
             Path::Factored if counted => Sketching::CountRows,
-            Path::Formed if by_tiles < by_rows && !in_registers => Sketching::ProjectTiles,
+            Path::Formed if costs.projects_tiles && !in_registers => Sketching::ProjectTiles,
             _ => Sketching::ProjectRows,
         }),
         tile: extents([shape.outputs(), shape.inputs()], avx512),
-        extra: if plain > 0.0 { extra / plain } else { 0.0 },
+        extra: if costs.plain > 0.0 { extra / costs.plain } else { 0.0 },
         workspace_bytes: 0,
-        rows: if filled > 0.0 { total / filled } else { 0.0 },
+        rows: if filled > 0 { rows.total() as f64 / filled as f64 } else { 0.0 },
     };
     Plan { workspace_bytes: workspace(rows, shape, &plan, request, kind), ..plan }
-}
-
-/// Whether Gram matrices of so many rows a sample cost less than squaring its formed gradient, `sides`
-/// being the numbers of a row of both operands.
-pub(crate) fn gram_is_cheaper(rows: usize, sides: usize, weights: usize) -> bool {
-    let [rows, sides, weights] = [rows, sides, weights].map(|count| count as f64);
-    rows * rows * sides * cost::GRAM
-        < weights * (cost::TILE + cost::SQUARE + rows * cost::lag(has_avx512()))
-}
-
-/// Extents of a tile for a matrix, so that it stays in a core's second-level cache between being formed
-/// and being dropped, and at least four tiles where the matrix is worth sharing between threads. With
-/// AVX-512 that cache has a mebibyte or more, but on few processors, and products want whole kernels of 64
-/// columns; the larger a tile, the less is copied for its product.
-fn extents([outputs, inputs]: [usize; 2], avx512: bool) -> [usize; 2] {
-    let (columns, step, numbers) = if avx512 { (640, 64, 1 << 17) } else { (256, EDGE, 1 << 16) };
-    let fit = |extent: usize, parts: usize, step: usize| {
-        // At least one micro-block, and none beyond the matrix.
-        let last = extent.next_multiple_of(EDGE).max(EDGE);
-        extent.div_ceil(parts).next_multiple_of(step).clamp(EDGE, last)
-    };
-    let width = fit(inputs, inputs.div_ceil(columns).max(1), step);
-    let (across, mut down) = (inputs.div_ceil(width), outputs.div_ceil(numbers / width).max(1));
-    if outputs * inputs > 1 << 14 && across * down < 4 {
-        down = 4_usize.div_ceil(across);
-    }
-    [fit(outputs, down, EDGE), width]
 }
 
 /// Whether large products run on vectors of 16.
@@ -320,100 +235,16 @@ pub(crate) fn has_avx512() -> bool {
     return false;
 }
 
-/// Rows of which blocks in registers keep a copy; no sample has more there.
-pub(crate) const PACKED_ROWS: usize = 512;
-
-/// Most cells, the units of parallel work, a matrix is cut into.
-const CELLS: usize = 16;
-
-/// Tiles per cell on each side of the matrix.
-pub(crate) fn tiles_per_cell(extents: [usize; 2], tile: [usize; 2]) -> [usize; 2] {
-    let [rows, columns] = [0, 1].map(|side| extents[side].div_ceil(tile[side]));
-    let per_row = rows.div_ceil(CELLS).max(1);
-    let left = CELLS / rows.div_ceil(per_row).max(1);
-    [per_row, columns.div_ceil(left).max(1)]
-}
-
-/// [`Plan::workspace_bytes`].
-fn workspace(
-    rows: &Rows,
-    shape: GradientShape,
-    plan: &Plan,
-    request: Request,
-    kind: Option<SketchKind>,
-) -> usize {
-    let (samples, outputs, inputs) = (rows.samples(), shape.outputs(), shape.inputs());
-    let [tile_o, tile_i] = plan.tile;
-    let (mut floats, mut kept) = (0, 0);
-    if shape.bias() && (request.db || request.sketch) {
-        floats += samples * outputs + outputs;
-    }
-    match kind {
-        Some(SketchKind::TwoSided { outputs: k_o, inputs: k_i }) => {
-            kept = k_o * k_i;
-            floats += outputs * k_o + inputs * k_i;
-            if shape.bias() {
-                floats += outputs * k_o + k_i;
-            }
-            floats += match plan.sketch {
-                Some(Sketching::ProjectRows) => rows.total() * (k_o + k_i),
-                _ => tile_o.min(outputs) * k_i,
-            };
-        }
-        Some(SketchKind::Count { buckets }) => {
-            kept = buckets;
-            let hashed = match plan.sketch {
-                Some(Sketching::CountRows) => [outputs, inputs],
-                _ => [tile_o, tile_i],
-            };
-            floats += 4 * hashed[0].div_ceil(8) * hashed[1].div_ceil(8) + 4 * (buckets + 64);
-            floats += inputs.next_multiple_of(8);
-        }
-        None => {}
-    }
-    if plan.norms == Some(Norms::Blocks) {
-        // Both operands copied, the sums of squares of blocks, a strip of these.
-        let copied = rows.total().min(PACKED_ROWS);
-        floats += copied * (inputs.next_multiple_of(32) + outputs.next_multiple_of(14));
-        floats += 2 * samples * outputs.div_ceil(14) + 32 * outputs.min(320);
-    } else if plan.path == Path::Formed {
-        let cell = tiles_per_cell([shape.outputs(), shape.inputs()], plan.tile);
-        let cells = outputs.div_ceil(cell[0] * tile_o) * inputs.div_ceil(cell[1] * tile_i);
-        floats += tile_o * tile_i + cells * samples * (kept + 2);
-    } else if request.norms {
-        floats += 2 * rows.longest() * rows.longest();
-    }
-    4 * floats
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Rows;
 
     const TWO_SIDED: Option<SketchKind> = Some(SketchKind::TwoSided { outputs: 16, inputs: 16 });
     const COUNT: Option<SketchKind> = Some(SketchKind::Count { buckets: 256 });
 
     fn layer(rows: usize) -> Linear {
         Linear::new(Rows::uniform(8, rows).unwrap(), 320, 640).unwrap()
-    }
-
-    #[test]
-    fn tiles_are_of_whole_micro_blocks_and_enough() {
-        for avx512 in [false, true] {
-            for outputs in [0, 1, 7, 8, 9, 64, 128, 320, 640, 1280, 10_240] {
-                for inputs in [0, 1, 16, 40, 320, 512, 640, 768, 1024, 1280, 5120] {
-                    let tile = extents([outputs, inputs], avx512);
-                    let what = format!("{outputs} × {inputs}, {avx512}: {tile:?}");
-                    let tiles = outputs.div_ceil(tile[0]) * inputs.div_ceil(tile[1]);
-                    assert!(tile.iter().all(|tile| tile % EDGE == 0 && *tile > 0), "{what}");
-                    assert!(tile[0] <= outputs.next_multiple_of(EDGE).max(EDGE), "{what}");
-                    assert!(tile[1] <= inputs.next_multiple_of(EDGE).max(EDGE), "{what}");
-                    assert!(tile[0] * tile[1] <= (1 << 17) + 640 * EDGE, "{what}");
-                    let few = outputs.div_ceil(EDGE) < 4;
-                    assert!(tiles >= 4 || few || outputs * inputs <= 1 << 14, "{what}");
-                }
-            }
-        }
     }
 
     #[test]

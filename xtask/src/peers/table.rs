@@ -36,6 +36,10 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
         writeln!(text, "Our side's large products are by MKL {version}, as PyTorch's are.\n")
             .expect("a string");
     }
+    // Candle's own loops are written for the processor that the compiler is told of.
+    if let Some(flags) = std::env::var("RUSTFLAGS").ok().filter(|flags| !flags.is_empty()) {
+        writeln!(text, "Our side is built with `RUSTFLAGS=\"{flags}\"`.\n").expect("a string");
+    }
     for peer in &setting.participants {
         writeln!(text, "- *{}*: {}.", versioned(setting, peer), peer.takes).expect("a string");
     }
