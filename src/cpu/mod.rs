@@ -2,7 +2,8 @@
 //!
 //! Gradients of many rows per sample are *formed* tile by tile in cache-resident scratch,
 //! squared, sketched, scaled and added to `dw` in one pass; those of few rows are *factored*. Between
-//! the two, with AVX-512, they are formed block by block in registers.
+//! the two, with AVX-512 and no count sketch, they are formed block by block in registers for their
+//! norms.
 //! Matrix products are a library's, threads are rayon's: run a call inside a pool of your own to
 //! choose their number, which changes no bit of the result.
 //!
