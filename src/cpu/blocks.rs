@@ -17,7 +17,7 @@ use super::formed::{Partials, Signs};
 use super::gemm::Write;
 use super::gram::scaled;
 use super::packed::{Group, Lines, Packed, groups_of, pack};
-use super::regions::{Rect, pieces, route};
+use super::regions::{Rect, one_region, pieces, route};
 use super::tasks::for_block_pairs;
 use super::workspace::Threads;
 use crate::ops::plan::{BAND, BLOCK, PACKED_ROWS};
@@ -86,8 +86,7 @@ pub(crate) fn run(
         dw.fill(0.0);
     }
     for (n, out) in sq_norm.iter_mut().enumerate() {
-        let sum: f64 = squares.iter().skip(n).step_by(samples).sum();
-        *out = scaled(sum, operands.options.sample_scale);
+        *out = scaled(partials.sum(n, samples), operands.options.sample_scale);
     }
 }
 
@@ -250,8 +249,7 @@ impl Block<'_> {
     ) {
         let Self { operands, group, at, x, dy } = self;
         let width = 2 * S::F32_LANES;
-        let mut regions = pieces(at, operands.shape, operands.options).map(|(_, region)| region);
-        let region = regions.next().filter(|_| regions.next().is_none());
+        let region = one_region(at, operands.shape, operands.options);
         for n in group.members.clone() {
             let rows = operands.rows.range(n);
             let rows = rows.start - group.rows.start..rows.end - group.rows.start;

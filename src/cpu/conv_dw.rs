@@ -78,7 +78,7 @@ pub(super) fn run(
             inputs.len() * kernel,
         );
         if !members.is_empty() {
-            let write = if accumulate { Write::Add } else { Write::Replace };
+            let write = Write::of(accumulate);
             let cut = Cut::new(problem, &part);
             let sum = Sum { problem, options, x, dy, taps, members, write, cut, threads };
             sum.split(dw, &part);

@@ -10,7 +10,7 @@ use super::flush::{self, EDGE, Hashes};
 use super::gemm::{Write, gemm, par_gemm, view, view_mut};
 use super::gram;
 use super::narrow::par_product;
-use super::regions::{Rect, pieces, route};
+use super::regions::{Rect, one_region, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::{LinearInputs, Options};
 use crate::problem::{GradientShape, Rows};
@@ -80,7 +80,7 @@ impl Operands<'_> {
         for (at, region) in pieces(&whole, self.shape, self.options) {
             let (height, width) = (at.outputs.len(), at.inputs.len());
             let out = dw.rb_mut().submatrix_mut(at.outputs.start, at.inputs.start, height, width);
-            let write = if accumulate { Write::Add } else { Write::Replace };
+            let write = Write::of(accumulate);
             self.dw_piece(&at, region, out, write, gathered);
         }
     }
@@ -249,10 +249,7 @@ impl Operands<'_> {
 
     /// The one region that sketches see, if there are not several.
     pub(crate) fn one_region(&self) -> Option<usize> {
-        let (whole, cut) = (Rect::whole(self.shape), self.sketched());
-        let mut pieces = pieces(&whole, self.shape, &cut);
-        let (_, region) = pieces.next()?;
-        pieces.next().is_none().then_some(region)
+        one_region(&Rect::whole(self.shape), self.shape, &self.sketched())
     }
 
     /// Adds the sketches of a region's rows, projected to `left [T, k_o]` and `right [T, k_i]`.

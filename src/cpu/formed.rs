@@ -13,6 +13,7 @@ use faer::{MatMut, MatRef};
 
 use super::flush::{self, EDGE};
 use super::gemm::{Write, gemm, row_mut, view, view_mut};
+use super::gram::scaled;
 use super::narrow;
 use super::regions::{Rect, pieces, route};
 use super::workspace::{Grow, Scratch, Threads};
@@ -77,6 +78,11 @@ impl Partials {
         &mut self.norms
     }
 
+    /// Sample `n`'s sum over all cells, of so many samples each.
+    pub(crate) fn sum(&self, n: usize, samples: usize) -> f64 {
+        self.norms.iter().skip(n).step_by(samples).sum()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of::<f64>() * self.norms.capacity() + size_of::<f32>() * self.sketches.capacity()
     }
@@ -109,8 +115,7 @@ pub(crate) fn run(
     let (scale, first) = (job.options.sample_scale, job.outputs.start == 0);
     if let Some(sq_norm) = sq_norm {
         for (n, out) in sq_norm.iter_mut().enumerate() {
-            let norms = partials.norms.iter().skip(n).step_by(job.samples);
-            let sum = (norms.sum::<f64>() * f64::from(scale) * f64::from(scale)) as f32;
+            let sum = scaled(partials.sum(n, job.samples), scale);
             *out = if first { sum } else { *out + sum };
         }
     }

@@ -51,6 +51,13 @@ pub(crate) enum Write {
     Add,
 }
 
+impl Write {
+    /// Adds where the caller accumulates.
+    pub(crate) fn of(accumulate: bool) -> Self {
+        if accumulate { Self::Add } else { Self::Replace }
+    }
+}
+
 /// Whose products. Each is the faster by a tenth or more where it is taken (`docs/performance.md`).
 #[derive(Clone, Copy, Debug)]
 enum Library {

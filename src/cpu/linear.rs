@@ -155,7 +155,7 @@ fn records_and_dw<T: Element>(
         outputs: 0..shape.outputs(),
         samples: operands.rows.samples(),
         options,
-        write: if options.accumulate { Write::Add } else { Write::Replace },
+        write: Write::of(options.accumulate),
         tile: plan.tile,
         norms: plan.norms.is_some(),
         count: plan.sketch == Some(Sketching::CountTiles),
@@ -183,7 +183,7 @@ fn in_blocks<T: Element>(
 ) {
     let sq_norm = out.sq_norm.as_deref_mut().expect("what blocks are formed for");
     let (accumulate, rows) = (operands.options.accumulate, operands.rows.total());
-    let write = if accumulate { Write::Add } else { Write::Replace };
+    let write = Write::of(accumulate);
     let mut sketched = signs.zip(out.sketch.as_deref_mut());
     // On the way rows are multiplied whole and a few at a time: by signs of one region, and quickly.
     let region = operands.one_region().filter(|_| signs.is_some_and(Signs::are_narrow));

@@ -116,30 +116,22 @@ pub(super) fn pack(
     let alone = rayon::current_num_threads() == 1;
     let stretch = if alone { padded } else { width * (STRETCH / width) };
     let stretches = padded.div_ceil(stretch);
-    let signs = signs.map(|(signs, products)| {
-        let k = signs.ncols();
-        (signs, &mut products[all.start * k..all.end * k])
-    });
+    let (mut signs, products) = signs.unzip();
+    let mut k = signs.map_or(0, |signs| signs.ncols());
+    let mut products =
+        products.map_or(&mut [][..], |all_of| &mut all_of[all.start * k..all.end * k]);
     // Alone, a thread multiplies what it has just read; several share out either work by itself.
-    let (signs, products) = match signs {
-        Some((signs, products)) if alone => (Some(signs), products),
-        Some((signs, products)) => {
-            let rows = view(&from[all.start * columns..], all.len(), columns, columns);
-            let k = signs.ncols();
-            par_product(view_mut(products, all.len(), k, k), 1.0, rows, signs);
-            (None, &mut [][..])
-        }
-        None => (None, &mut [][..]),
-    };
+    if let Some(signs) = signs.take_if(|_| !alone) {
+        let rows = view(&from[all.start * columns..], all.len(), columns, columns);
+        par_product(view_mut(products, all.len(), k, k), 1.0, rows, signs);
+        (k, products) = (0, &mut []);
+    }
     let before = |task: usize| match groups.get(task / stretches) {
         Some(group) => group.before * padded + task % stretches * stretch * group.height(),
         None => after * padded,
     };
-    let product = |task: usize| match (signs, groups.get(task)) {
-        (None, _) => 0,
-        (Some(signs), Some(group)) => (group.rows.start - all.start) * signs.ncols(),
-        (Some(signs), None) => all.len() * signs.ncols(),
-    };
+    let row = |task: usize| groups.get(task).map_or(all.end, |group| group.rows.start);
+    let product = |task: usize| (row(task) - all.start) * k;
     let copy = |task: usize, to: &mut [f32], products: &mut [f32]| {
         let first = task % stretches * stretch;
         let part = first..(first + stretch).min(columns);

@@ -60,6 +60,13 @@ pub(crate) fn pieces<'a>(
     whole.into_iter().chain(cut)
 }
 
+/// The region that a rectangle lies in, if it is one.
+pub(crate) fn one_region(at: &Rect, shape: GradientShape, options: &Options) -> Option<usize> {
+    let mut pieces = pieces(at, shape, options);
+    let (_, region) = pieces.next()?;
+    pieces.next().is_none().then_some(region)
+}
+
 /// Marks the regions that some sample of at least one row trains.
 pub(crate) fn mark_touched(
     touched: &mut [bool],

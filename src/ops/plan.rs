@@ -205,7 +205,6 @@ fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512
     } else {
         (Path::Factored, costs.factored)
     };
-    let filled = (0..rows.samples()).filter(|&n| !rows.range(n).is_empty()).count();
     let plan = Plan {
         path,
         norms: request.norms.then_some(match path {
@@ -222,7 +221,7 @@ fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512
         tile: extents([shape.outputs(), shape.inputs()], avx512),
         extra: if costs.plain > 0.0 { extra / costs.plain } else { 0.0 },
         workspace_bytes: 0,
-        rows: if filled > 0 { rows.total() as f64 / filled as f64 } else { 0.0 },
+        rows: if costs.filled > 0.0 { rows.total() as f64 / costs.filled } else { 0.0 },
     };
     Plan { workspace_bytes: workspace(rows, shape, &plan, request, kind), ..plan }
 }

@@ -38,6 +38,8 @@ pub(super) struct Costs {
     pub(super) tiles: f64,
     /// Gradients formed block by block in registers; infinite where that is not done.
     pub(super) blocks: f64,
+    /// Samples that have rows.
+    pub(super) filled: f64,
     /// Whether a two-sided sketch of tiles costs less than one of the rows.
     pub(super) projects_tiles: bool,
     /// The plain products asked for.
@@ -91,7 +93,8 @@ impl Costs {
         };
         let plain = f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
         let projects_tiles = by_tiles < by_rows;
-        Self { factored, tiles, blocks, projects_tiles, plain: total * outer * plain }
+        let plain = total * outer * plain;
+        Self { factored, tiles, blocks, filled, projects_tiles, plain }
     }
 }
 
