@@ -20,7 +20,7 @@ use super::packed::{Group, Lines, Packed, groups_of, pack};
 use super::regions::{Rect, one_region, pieces, route};
 use super::tasks::for_block_pairs;
 use super::workspace::Threads;
-use crate::ops::plan::{BAND, BLOCK, PACKED_ROWS};
+use crate::ops::plan::{BAND, BLOCK, PACKED_ROWS, STRIPS};
 
 /// Rows that pass through a block before the next one, so that a strip of theirs, 32 KiB, stays in the
 /// first-level cache, 48 KiB where there is AVX-512; more if a sample has more.
@@ -161,57 +161,63 @@ impl WithSimd for Band<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match rows_of_block::<S>() {
-            6 => self.strips::<S, 6>(simd),
-            _ => self.strips::<S, { BLOCK[0] }>(simd),
+            6 => self.stretches::<S, 6>(simd),
+            _ => self.stretches::<S, { BLOCK[0] }>(simd),
         }
     }
 }
 
 impl Band<'_> {
-    /// Strip after strip of the columns.
+    /// Stretch after stretch of the columns, of each strip after strip.
     #[inline(always)]
-    fn strips<S: Simd, const R: usize>(self, simd: S) {
+    fn stretches<S: Simd, const R: usize>(self, simd: S) {
         let Self { pass, blocks, dw, squares, sums } = self;
         let shape = pass.operands.shape;
         let (inputs, width) = (shape.inputs(), 2 * S::F32_LANES);
         let (all, samples) = (shape.outputs().div_ceil(R), pass.operands.rows.samples());
         let (padded, is_summed) = (inputs.next_multiple_of(width), !dw.is_empty());
-        let sums = sums.grown(blocks.len() * R * width);
-        for (strip, start) in (0..inputs).step_by(width).enumerate() {
-            let columns = start..(start + width).min(inputs);
+        let stretch = STRIPS * width;
+        let sums = sums.grown(blocks.len() * R * stretch);
+        for start in (0..inputs).step_by(stretch) {
+            let end = inputs.min(start + stretch);
             if is_summed {
                 sums.fill(0.0);
             }
-            for group in pass.groups {
-                let (before, height) = (group.before, group.height());
-                let x = &pass.x[before * padded + strip * height * width..][..height * width];
-                let dy = &pass.dy[before * all * R..][..height * all * R];
-                let own = sums.chunks_exact_mut(R * width).zip(squares.chunks_exact_mut(samples));
-                for (b, (sums, squares)) in blocks.clone().zip(own) {
-                    let outputs = b * R..((b + 1) * R).min(shape.outputs());
-                    let at = Rect { outputs, inputs: columns.clone() };
-                    let dy = &dy[b * height * R..][..height * R];
-                    let block = Block { operands: pass.operands, group, at, x, dy };
-                    block.add::<S, R>(simd, is_summed.then_some(sums), squares);
+            for from in (start..end).step_by(width) {
+                let columns = from..end.min(from + width);
+                for group in pass.groups {
+                    let (before, height) = (group.before, group.height());
+                    let x = &pass.x[before * padded + from * height..][..height * width];
+                    let dy = &pass.dy[before * all * R..][..height * all * R];
+                    let own = sums.chunks_exact_mut(R * stretch);
+                    let own = own.zip(squares.chunks_exact_mut(samples));
+                    for (b, (sums, squares)) in blocks.clone().zip(own) {
+                        let outputs = b * R..((b + 1) * R).min(shape.outputs());
+                        let at = Rect { outputs, inputs: columns.clone() };
+                        let dy = &dy[b * height * R..][..height * R];
+                        let block = Block { operands: pass.operands, group, at, x, dy };
+                        let sums = &mut sums[from - start..];
+                        block.add::<S, R>(simd, is_summed.then_some(sums), squares);
+                    }
                 }
             }
             if is_summed {
-                let rows = dw.chunks_exact_mut(inputs).map(|row| &mut row[columns.clone()]);
-                add_strip(simd, pass.write, sums, rows);
+                let rows = dw.chunks_exact_mut(inputs).map(|row| &mut row[start..end]);
+                add_stretch(simd, pass.write, sums, rows);
             }
         }
     }
 }
 
-/// `dw (+)= sums`, both given by rows of a strip.
+/// `dw (+)= sums`, both given by rows of a stretch.
 #[inline(always)]
-fn add_strip<'a, S: Simd>(
+fn add_stretch<'a, S: Simd>(
     simd: S,
     write: Write,
     sums: &[f32],
     dw: impl Iterator<Item = &'a mut [f32]>,
 ) {
-    for (dw, sums) in dw.zip(sums.chunks_exact(2 * S::F32_LANES)) {
+    for (dw, sums) in dw.zip(sums.chunks_exact(STRIPS * 2 * S::F32_LANES)) {
         let (to, rest) = S::as_mut_simd_f32s(dw);
         let (from, _) = S::as_simd_f32s(sums);
         let left = &sums[to.len() * S::F32_LANES..];
@@ -238,8 +244,8 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// `sums [R, 2 vectors] += Σ_n route_n · G_n`, if that is asked for; adds to each sample's sum of
-    /// squares. What lies beyond the matrix is 0 and adds nothing.
+    /// `sums [R, 2 vectors] += Σ_n route_n · G_n` in rows of a stretch, if that is asked for; adds to
+    /// each sample's sum of squares. What lies beyond the matrix is 0 and adds nothing.
     #[inline(always)]
     fn add<S: Simd, const R: usize>(
         &self,
@@ -279,7 +285,7 @@ impl Block<'_> {
         sums: &mut [f32],
     ) {
         let (at, Operands { shape, options, .. }) = (&self.at, *self.operands);
-        let width = 2 * S::F32_LANES;
+        let (width, stretch) = (2 * S::F32_LANES, STRIPS * 2 * S::F32_LANES);
         let rows: &[f32] = bytemuck::cast_slice(gradient.as_flattened());
         for (piece, region) in pieces(at, shape, options) {
             let weight = route(options, n, region);
@@ -288,9 +294,9 @@ impl Block<'_> {
             }
             let first = piece.inputs.start - at.inputs.start;
             for o in piece.outputs {
-                let start = (o - at.outputs.start) * width + first;
-                let part = start..start + piece.inputs.len();
-                flush::add_scaled(&mut sums[part.clone()], weight, &rows[part]);
+                let r = o - at.outputs.start;
+                let sums = &mut sums[r * stretch + first..][..piece.inputs.len()];
+                flush::add_scaled(sums, weight, &rows[r * width + first..][..sums.len()]);
             }
         }
     }
@@ -327,7 +333,7 @@ fn square<S: Simd, const R: usize>(simd: S, block: &[[S::f32s; 2]; R]) -> f32 {
     simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]))
 }
 
-/// `sums += weight · block`.
+/// `sums += weight · block`, in rows of a stretch.
 #[inline(always)]
 fn add_scaled<S: Simd, const R: usize>(
     simd: S,
@@ -337,8 +343,9 @@ fn add_scaled<S: Simd, const R: usize>(
 ) {
     let weight = simd.splat_f32s(weight);
     let (sums, _) = S::as_mut_simd_f32s(sums);
-    for (sum, own) in sums.iter_mut().zip(block.as_flattened()) {
-        *sum = simd.mul_add_f32s(weight, *own, *sum);
+    for (sums, own) in sums.chunks_mut(STRIPS * 2).zip(block) {
+        sums[0] = simd.mul_add_f32s(weight, own[0], sums[0]);
+        sums[1] = simd.mul_add_f32s(weight, own[1], sums[1]);
     }
 }
 
@@ -359,7 +366,7 @@ mod tests {
         [
             Rows::new([0, 0, 0]).unwrap(),
             Rows::new([0, 0, 3, 3, 4, 9, 9]).unwrap(),
-            Rows::new([0, 200, 201, 300, 900]).unwrap(),
+            Rows::new([0, 200, 201, 300, 1250]).unwrap(),
             Rows::uniform(9, 77).unwrap(),
         ]
     }
@@ -497,7 +504,7 @@ mod tests {
         let mut squares = vec![0.0; blocks.len() * samples];
         let pass = Pass { operands, groups: &groups, x, dy, write: Write::Add, height: R };
         let band = Band { pass: &pass, blocks, dw: &mut dw, squares: &mut squares, sums };
-        band.strips::<S, R>(simd);
+        band.stretches::<S, R>(simd);
         let norm = |n| squares.iter().skip(n).step_by(samples).sum::<f64>();
         let scale = operands.options.sample_scale;
         (dw, (0..samples).map(|n| scaled(norm(n), scale)).collect())

@@ -177,23 +177,28 @@ impl Group {
     }
 }
 
-/// Some rows into strips of `W` columns and `height` rows, from row `at` on.
+/// Some rows into strips of `W` columns and `height` rows, from row `at` on. Strip by strip, for a row's
+/// pieces lie far apart there.
 #[inline(always)]
 fn copy_rows<'a, const W: usize>(
-    rows: impl Iterator<Item = &'a [f32]>,
+    rows: impl Iterator<Item = &'a [f32]> + Clone,
     height: usize,
     at: usize,
     to: &mut [f32],
 ) {
     let (to, _) = to.as_chunks_mut::<W>();
-    for (row, from) in (at..).zip(rows) {
-        let (whole, rest) = from.as_chunks::<W>();
-        for (strip, from) in whole.iter().enumerate() {
-            to[strip * height + row] = *from;
+    let len = rows.clone().next().map_or(0, <[f32]>::len);
+    let whole = len / W;
+    for strip in 0..whole {
+        let to = &mut to[strip * height + at..];
+        for (to, from) in to.iter_mut().zip(rows.clone()) {
+            to.copy_from_slice(&from[strip * W..(strip + 1) * W]);
         }
-        if !rest.is_empty() {
-            let to = &mut to[whole.len() * height + row];
-            to[..rest.len()].copy_from_slice(rest);
+    }
+    let rest = whole * W..len;
+    if !rest.is_empty() {
+        for (to, from) in to[whole * height + at..].iter_mut().zip(rows) {
+            to[..rest.len()].copy_from_slice(&from[rest.clone()]);
             to[rest.len()..].fill(0.0);
         }
     }

@@ -24,7 +24,7 @@ mod costs;
 mod space;
 
 pub(crate) use costs::gram_is_cheaper;
-pub(crate) use space::{BAND, BLOCK, PACKED_ROWS, tiles_per_cell};
+pub(crate) use space::{BAND, BLOCK, PACKED_ROWS, STRIPS, tiles_per_cell};
 
 use costs::Costs;
 use space::{extents, workspace};

@@ -12,8 +12,11 @@ pub(crate) const BLOCK: [usize; 2] = [14, 32];
 /// Outputs of a task that forms blocks, about: as many as let a packed strip of columns be read seldom,
 /// and fit the second-level cache with it.
 pub(crate) const BAND: usize = 320;
+/// Strips of blocks whose sums are kept until `dw` gets them, a KiB of a row at a time: written strip by
+/// strip its lines were fetched anew each time, those that two strips share twice.
+pub(crate) const STRIPS: usize = 8;
 /// Rows of which blocks in registers keep a copy; no sample has more there.
-pub(crate) const PACKED_ROWS: usize = 512;
+pub(crate) const PACKED_ROWS: usize = 1024;
 
 /// Most cells, the units of parallel work, a matrix is cut into.
 const CELLS: usize = 16;
@@ -83,11 +86,12 @@ pub(super) fn workspace(
         None => {}
     }
     if plan.norms == Some(Norms::Blocks) {
-        // Both operands copied, the sums of squares of blocks, a strip of these.
+        // Both operands copied, the sums of squares of blocks, sums of strips.
         let copied = rows.total().min(PACKED_ROWS);
         let [height, width] = BLOCK;
         floats += copied * (inputs.next_multiple_of(width) + outputs.next_multiple_of(height));
-        floats += 2 * samples * outputs.div_ceil(height) + width * outputs.min(BAND);
+        floats += 2 * samples * outputs.div_ceil(height);
+        floats += STRIPS * width * outputs.min(BAND);
     } else if plan.path == Path::Formed {
         let cell = tiles_per_cell([shape.outputs(), shape.inputs()], plan.tile);
         let cells = outputs.div_ceil(cell[0] * tile_o) * inputs.div_ceil(cell[1] * tile_i);
