@@ -371,10 +371,11 @@ mod tests {
         ]
     }
 
-    /// Calls `test` with layers that end within blocks and at their edges, and all options.
+    /// Calls `test` with layers that end within blocks and at their edges, one wider than a stretch, and
+    /// all options.
     fn for_layers(numbers: fn(usize, u32) -> Vec<f32>, mut test: impl FnMut(&Operands, &Linear)) {
         for rows in batches() {
-            for (inputs, outputs) in [(1, 1), (33, 13), (70, 45), (64, 28)] {
+            for (inputs, outputs) in [(1, 1), (33, 13), (70, 45), (64, 28), (300, 15)] {
                 let problem = Linear::new(rows.clone(), inputs, outputs).unwrap();
                 let x = numbers(rows.total() * inputs, 1);
                 let dy = numbers(rows.total() * outputs, 2);
