@@ -172,38 +172,53 @@ impl Band<'_> {
     #[inline(always)]
     fn stretches<S: Simd, const R: usize>(self, simd: S) {
         let Self { pass, blocks, dw, squares, sums } = self;
-        let shape = pass.operands.shape;
-        let (inputs, width) = (shape.inputs(), 2 * S::F32_LANES);
-        let (all, samples) = (shape.outputs().div_ceil(R), pass.operands.rows.samples());
-        let (padded, is_summed) = (inputs.next_multiple_of(width), !dw.is_empty());
+        let (inputs, width) = (pass.operands.shape.inputs(), 2 * S::F32_LANES);
         let stretch = STRIPS * width;
-        let sums = sums.grown(blocks.len() * R * stretch);
+        let mut sums = (!dw.is_empty()).then(|| sums.grown(blocks.len() * R * stretch));
         for start in (0..inputs).step_by(stretch) {
             let end = inputs.min(start + stretch);
-            if is_summed {
+            if let Some(sums) = &mut sums {
                 sums.fill(0.0);
             }
             for from in (start..end).step_by(width) {
                 let columns = from..end.min(from + width);
-                for group in pass.groups {
-                    let (before, height) = (group.before, group.height());
-                    let x = &pass.x[before * padded + from * height..][..height * width];
-                    let dy = &pass.dy[before * all * R..][..height * all * R];
-                    let own = sums.chunks_exact_mut(R * stretch);
-                    let own = own.zip(squares.chunks_exact_mut(samples));
-                    for (b, (sums, squares)) in blocks.clone().zip(own) {
-                        let outputs = b * R..((b + 1) * R).min(shape.outputs());
-                        let at = Rect { outputs, inputs: columns.clone() };
-                        let dy = &dy[b * height * R..][..height * R];
-                        let block = Block { operands: pass.operands, group, at, x, dy };
-                        let sums = &mut sums[from - start..];
-                        block.add::<S, R>(simd, is_summed.then_some(sums), squares);
-                    }
-                }
+                let sums = sums.as_mut().map(|sums| &mut sums[from - start..]);
+                pass.strip::<S, R>(simd, blocks.clone(), &columns, sums, squares);
             }
-            if is_summed {
+            if let Some(sums) = &sums {
                 let rows = dw.chunks_exact_mut(inputs).map(|row| &mut row[start..end]);
                 add_stretch(simd, pass.write, sums, rows);
+            }
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// A strip of the columns: group after group, of each block after block.
+    #[inline(always)]
+    fn strip<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        blocks: Range<usize>,
+        columns: &Range<usize>,
+        mut sums: Option<&mut [f32]>,
+        squares: &mut [f64],
+    ) {
+        let Operands { rows, shape, .. } = *self.operands;
+        let (width, one) = (2 * S::F32_LANES, R * STRIPS * 2 * S::F32_LANES);
+        let (all, padded) = (shape.outputs().div_ceil(R), shape.inputs().next_multiple_of(width));
+        for group in self.groups {
+            let (before, height) = (group.before, group.height());
+            let x = &self.x[before * padded + columns.start * height..][..height * width];
+            let dy = &self.dy[before * all * R..][..height * all * R];
+            let own = squares.chunks_exact_mut(rows.samples());
+            for ((i, b), squares) in blocks.clone().enumerate().zip(own) {
+                let outputs = b * R..((b + 1) * R).min(shape.outputs());
+                let at = Rect { outputs, inputs: columns.clone() };
+                let dy = &dy[b * height * R..][..height * R];
+                let block = Block { operands: self.operands, group, at, x, dy };
+                let sums = sums.as_mut().map(|sums| &mut sums[i * one..]);
+                block.add::<S, R>(simd, sums, squares);
             }
         }
     }

@@ -12,8 +12,8 @@ pub(crate) const BLOCK: [usize; 2] = [14, 32];
 /// Outputs of a task that forms blocks, about: as many as let a packed strip of columns be read seldom,
 /// and fit the second-level cache with it.
 pub(crate) const BAND: usize = 320;
-/// Strips of blocks whose sums are kept until `dw` gets them, a KiB of a row at a time: written strip by
-/// strip its lines were fetched anew each time, those that two strips share twice.
+/// Strips of blocks whose sums are kept until `dw` gets them, a KiB of a row at a time. One by one, 128
+/// bytes of a row at a time, norms and `dw` took up to a tenth longer (`docs/performance.md`).
 pub(crate) const STRIPS: usize = 8;
 /// Rows of which blocks in registers keep a copy; no sample has more there.
 pub(crate) const PACKED_ROWS: usize = 1024;
