@@ -1,5 +1,6 @@
 //! A single layer's passes by the ops alone, as a framework that links the crate calls them: no
-//! modules, and no automatic differentiation, which in candle adds every gradient to zeros.
+//! modules, no automatic differentiation, which in candle adds every gradient to zeros, and results
+//! in buffers that it keeps, as PyTorch's come from its allocator without being cleared.
 
 use std::collections::HashMap;
 
@@ -24,6 +25,9 @@ pub struct Bare {
     x: Vec<f32>,
     weight: Vec<f32>,
     dy: Vec<f32>,
+    y: Vec<f32>,
+    dx: Vec<f32>,
+    dw: Vec<f32>,
 }
 
 impl Bare {
@@ -47,31 +51,31 @@ impl Bare {
             let found = tensors.iter().find(|(name, _)| name.split('.').next_back() == Some(end));
             Ok(found.context("the layer's tensor")?.1.flatten_all()?.to_vec1()?)
         };
-        let backend = Cpu::new();
-        Ok(Self { problem, backend, x: of("x")?, weight: of("weight")?, dy: of("dy")? })
+        let [x, weight, dy] = ["x", "weight", "dy"].map(of);
+        let (x, weight, dy) = (x?, weight?, dy?);
+        let [y, dx, dw] = [&dy, &x, &weight].map(|like| vec![0.0; like.len()]);
+        Ok(Self { problem, backend: Cpu::new(), x, weight, dy, y, dx, dw })
     }
 
     /// Forward and backward with all gradients; `⟨y, dy⟩`.
     pub fn pass(&mut self) -> Result<f32> {
-        let Self { problem, backend, x, weight, dy } = self;
+        let Self { problem, backend, x, weight, dy, y, dx, dw } = self;
         let (x, weight, dy) = (&x[..], &weight[..], &dy[..]);
-        let mut y = vec![0.0; dy.len()];
         match problem {
-            Problem::Linear(it) => backend.linear_forward(it, x, weight, None, &mut y)?,
-            Problem::Conv2d(it) => backend.conv2d_forward(it, x, weight, None, &mut y)?,
+            Problem::Linear(it) => backend.linear_forward(it, x, weight, None, y)?,
+            Problem::Conv2d(it) => backend.conv2d_forward(it, x, weight, None, y)?,
         }
-        let loss = inner(&y, dy, |value| value);
-        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-        let outputs = LayerOutputs { dw: Some(ParamGrad::F32(&mut dw)), ..LayerOutputs::default() };
+        let loss = inner(y, dy, |value| value);
+        let outputs = LayerOutputs { dw: Some(ParamGrad::F32(dw)), ..LayerOutputs::default() };
         let (options, weight) = (Options::default(), Some(weight));
         match problem {
             Problem::Linear(it) => {
                 let inputs = LinearInputs { x, dy, weight };
-                backend.linear(it, &options, inputs, Some(&mut dx), outputs)?;
+                backend.linear(it, &options, inputs, Some(dx), outputs)?;
             }
             Problem::Conv2d(it) => {
                 let inputs = ConvInputs { x, dy, weight };
-                backend.conv2d(it, &options, inputs, Some(&mut dx), outputs)?;
+                backend.conv2d(it, &options, inputs, Some(dx), outputs)?;
             }
         }
         Ok(loss)

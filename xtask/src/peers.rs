@@ -16,6 +16,7 @@ mod worker;
 mod workloads;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
@@ -50,9 +51,12 @@ pub struct Arguments {
     /// Format of parameters and activations.
     #[arg(long, value_enum, default_value_t = Format::F32)]
     dtype: Format,
-    /// Passes of each way to run a workload; one that takes above 5 s gets 3, above 20 s 1.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
+    /// Least passes of each way to run a workload; one that takes above 5 s gets 3, above 20 s 1.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..))]
     rounds: u32,
+    /// Go on with each workload for so many seconds: short passes are many, and the noise small.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
     /// Our large products by MKL, which is what PyTorch's are by; tables of their own.
     #[arg(long)]
     mkl: bool,
@@ -131,7 +135,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let chosen = pick(&all, groups, &arguments.workload)?;
     let threads = if arguments.quick { &[1][..] } else { &arguments.threads };
-    let rounds = if arguments.quick { 3 } else { arguments.rounds };
+    let (least, seconds) =
+        if arguments.quick { (3, 0) } else { (arguments.rounds, arguments.seconds) };
+    let rounds = timing::Rounds { least, at_least: Duration::from_secs(seconds) };
     let whole = !arguments.quick && arguments.only.is_empty() && arguments.workload.is_empty();
     let record = if whole { shell::root().join("benches/record") } else { setting.folder.clone() };
     let [mkl, again] = [(arguments.mkl, "-mkl"), (arguments.again, "-again")]

@@ -127,6 +127,8 @@ pub fn run() -> Result<()> {
     if counters.exists() {
         std::fs::remove_file(&counters)?;
     }
+    // Cargo's own folder may be elsewhere.
+    std::fs::create_dir_all(counters.parent().context("a folder")?)?;
     let start = Instant::now();
     // Kernels are tested too: they need the compiler before anything is built.
     candle_kernels::compile(Share::Tests)

@@ -125,7 +125,9 @@ mod tests {
                 let memory = Memory { before_bytes: 0, peak_bytes: 0 };
                 let over_torch = vec![over, over * 1.1, over * 1.2];
                 let (times, over_own) = (vec![1.0; 3], vec![1.0; 3]);
-                Outcome { peer, measured: Ok(Measured { times, over_own, over_torch, memory }) }
+                let fastest = [1.0; 2];
+                let measured = Measured { times, over_own, over_torch, fastest, memory };
+                Outcome { peer, measured: Ok(measured) }
             })
             .collect();
         outcomes.last_mut().unwrap().measured = Err("cannot".into());

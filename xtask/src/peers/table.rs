@@ -12,6 +12,20 @@ const LONGEST: usize = 220;
 /// Errors of a norm up to this are rounding.
 const ROUNDING: f64 = 1e-4;
 
+/// Of the table of times.
+const COLUMNS: [&str; 10] = [
+    "workload",
+    "by",
+    "ms",
+    "over own plain",
+    "over PyTorch",
+    "fastest, over own plain",
+    "fastest, over PyTorch",
+    "peak, MiB",
+    "added, MiB",
+    "added, over own plain",
+];
+
 /// What was timed on so many threads.
 pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) -> String {
     let clock = match threads {
@@ -24,12 +38,14 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
          Forward and backward keeping the parameters' gradients, and what is taken of each sample\n\
          beside them, all from the same weights and inputs, in turn in one run by `cargo xtask\n\
          peers`: median (quartiles) of milliseconds, of the ratio to the plain pass of the same\n\
-         framework and to PyTorch's in the same round; memory of the whole process at its peak,\n\
+         framework and to PyTorch's in the same round; the fastest pass over their fastest, which\n\
+         says most where other programs slow the machine; memory of the whole process at its peak,\n\
          how much of that the passes added to model and inputs, and the latter over what the plain\n\
          pass of the same framework adds. For all of them the C library's allocator keeps what is\n\
-         freed.\n\n",
+         freed. Up to {most} passes each.\n\n",
         crate::machine::processor(),
         setting.format.name(),
+        most = passes(timed),
     );
     if setting.blas.is_some() {
         let version = setting.versions.of("mkl").unwrap_or_default();
@@ -43,19 +59,9 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
     for peer in &setting.participants {
         writeln!(text, "- *{}*: {}.", versioned(setting, peer), peer.takes).expect("a string");
     }
-    let columns = [
-        "workload",
-        "by",
-        "ms",
-        "over own plain",
-        "over PyTorch",
-        "peak, MiB",
-        "added, MiB",
-        "added, over own plain",
-    ];
     text.push('\n');
-    row(&mut text, &columns.map(str::to_owned));
-    row(&mut text, &columns.map(|_| "---".to_owned()));
+    row(&mut text, &COLUMNS.map(str::to_owned));
+    row(&mut text, &COLUMNS.map(|_| "---".to_owned()));
     for timed in timed {
         rows(&mut text, timed);
     }
@@ -77,6 +83,15 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
     text
 }
 
+/// The most passes that anybody ran.
+fn passes(timed: &[Timed]) -> usize {
+    let measured = timed.iter().flat_map(|timed| &timed.outcomes);
+    measured
+        .filter_map(|outcome| Some(outcome.measured.as_ref().ok()?.times.len()))
+        .max()
+        .unwrap_or(0)
+}
+
 fn rows(text: &mut String, timed: &Timed) {
     let plain: Vec<Option<f64>> = timed
         .outcomes
@@ -93,16 +108,8 @@ fn rows(text: &mut String, timed: &Timed) {
         let cells = match &outcome.measured {
             Err(mistake) => {
                 let said = format!("cannot: {}", short(mistake));
-                [
-                    name,
-                    by,
-                    said,
-                    String::new(),
-                    String::new(),
-                    String::new(),
-                    String::new(),
-                    String::new(),
-                ]
+                let empty = [const { String::new() }; COLUMNS.len() - 3];
+                [vec![name, by, said], empty.to_vec()].concat()
             }
             Ok(measured) => {
                 let spread = |values: &[f64], digits| {
@@ -112,12 +119,17 @@ fn rows(text: &mut String, timed: &Timed) {
                     if outcome.peer.plain { String::new() } else { spread(&measured.over_own, 3) };
                 let share = plain[at].filter(|_| !outcome.peer.plain);
                 let share = share.map(|plain| added(measured) / plain);
-                [
+                let [fastest_own, fastest_torch] =
+                    measured.fastest.map(|over| format!("{over:.3}"));
+                let fastest_own = if outcome.peer.plain { String::new() } else { fastest_own };
+                vec![
                     name,
                     by,
                     spread(&measured.times, 2),
                     own,
                     spread(&measured.over_torch, 3),
+                    fastest_own,
+                    fastest_torch,
                     format!("{:.0}", measured.memory.peak_bytes as f64 / MIB),
                     format!("{:.1}", added(measured) / MIB),
                     share.map_or_else(String::new, |share| format!("{share:.2}")),

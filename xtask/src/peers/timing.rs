@@ -1,7 +1,7 @@
 //! Passes of all participants in turn.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,7 +43,24 @@ pub struct Measured {
     pub over_own: Vec<f64>,
     /// Over PyTorch's plain pass in the same round.
     pub over_torch: Vec<f64>,
+    /// The fastest pass over the fastest of each of these two. Other programs only ever make a pass
+    /// slower, so that this says most where they do.
+    pub fastest: [f64; 2],
     pub memory: Memory,
+}
+
+/// How often the passes are run.
+#[derive(Clone, Copy)]
+pub struct Rounds {
+    pub least: u32,
+    /// Short passes go on for as long.
+    pub at_least: Duration,
+}
+
+impl Rounds {
+    fn go_on(&self, done: u32, since: Instant) -> bool {
+        done < self.least || since.elapsed() < self.at_least
+    }
 }
 
 /// One participant under way.
@@ -59,9 +76,9 @@ pub fn measure(
     setting: &Setting,
     workloads: &[&Workload],
     threads: usize,
-    rounds: u32,
+    rounds: Rounds,
 ) -> Result<Vec<Timed>> {
-    let each = setting.participants.len() as u64 * u64::from(rounds + 2);
+    let each = setting.participants.len() as u64 * u64::from(rounds.least + 2);
     let bar = ProgressBar::new(each * workloads.len() as u64);
     let style = "{bar:32} {pos}/{len} passes · {wide_msg} · {eta} left";
     bar.set_style(ProgressStyle::with_template(style)?);
@@ -83,7 +100,7 @@ fn one(
     setting: &Setting,
     workload: &Workload,
     threads: usize,
-    rounds: u32,
+    rounds: Rounds,
     bar: &ProgressBar,
 ) -> Result<Timed> {
     let peers = &setting.participants;
@@ -97,9 +114,10 @@ fn one(
         runners.push(runner);
         bar.inc(2);
     }
-    for round in 0..rounds {
+    let since = Instant::now();
+    for round in (0..).take_while(|&done| rounds.go_on(done, since)) {
         for runner in &mut runners {
-            bar.inc(1);
+            bar.inc(u64::from(round < rounds.least));
             let Ok(going) = runner else { continue };
             if round >= going.most {
                 continue;
@@ -199,11 +217,17 @@ fn outcomes(
             times: times(at).to_vec(),
             over_own: ratios(times(at), times(peer.base(peers))),
             over_torch: ratios(times(at), torch.map_or(&[], times)),
+            fastest: [Some(peer.base(peers)), torch]
+                .map(|base| fastest(times(at)) / fastest(base.map_or(&[], times))),
             memory,
         });
         Outcome { peer: *peer, measured }
     });
     each.collect()
+}
+
+fn fastest(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// The largest relative difference of two runs' losses.
@@ -221,6 +245,19 @@ mod tests {
     fn one_thread_counts_the_processors_time() {
         let pass = Pass { wall_ms: 9.0, cpu_ms: 4.0, loss: 0.0 };
         assert_eq!((counted(pass, 1), counted(pass, 2)), (4.0, 9.0));
+    }
+
+    #[test]
+    fn passes_go_on_until_both_are_enough() {
+        let rounds = Rounds { least: 3, at_least: Duration::from_secs(3600) };
+        assert!(rounds.go_on(100, Instant::now()));
+        let rounds = Rounds { least: 3, at_least: Duration::ZERO };
+        assert!(rounds.go_on(2, Instant::now()) && !rounds.go_on(3, Instant::now()));
+    }
+
+    #[test]
+    fn the_fastest_pass_is_compared_with_the_fastest() {
+        assert_eq!(fastest(&[3.0, 2.0, 5.0]) / fastest(&[4.0, 8.0]), 0.5);
     }
 
     #[test]

@@ -25,6 +25,7 @@ fn a_row_each_with_ratios_or_the_message() {
             times: vec![2.0 + at as f64; 3],
             over_own: vec![1.5; 3],
             over_torch: vec![0.5; 3],
+            fastest: [1.25, 0.75],
             memory: Memory { before_bytes: 1 << 20, peak_bytes: (3 + at as u64) << 20 },
         };
         let failed = peer.name == "Opacus";
@@ -37,14 +38,17 @@ fn a_row_each_with_ratios_or_the_message() {
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
     assert_eq!(lines.len(), 2 + setting.participants.len());
     assert!(lines[2].starts_with("| a net | gradroute, plain | 2.00 (2.00–2.00) |  | 0.500"));
+    assert!(lines[2].contains("|  | 0.750 |"), "{}", lines[2]);
     assert!(lines[3].contains("| 1.500 (1.500–1.500) |"), "{}", lines[3]);
+    assert!(lines[3].contains("| 1.250 | 0.750 |"), "{}", lines[3]);
     // Peak 4 MiB of which 1 before; the plain pass added 2.
     assert!(lines[3].ends_with("| 4 | 3.0 | 1.50 |"), "{}", lines[3]);
     assert!(lines[7].contains(r"cannot: a \| b in y.py"), "{}", lines[7]);
     let columns = |line: &&str| line.replace(r"\|", "").matches('|').count();
-    assert!(lines.iter().all(|line| columns(line) == 9));
+    assert!(lines.iter().all(|line| columns(line) == COLUMNS.len() + 1));
     assert!(text.contains("largest relative difference at any step 0.0e0"));
     assert!(text.contains("*Opacus 1"));
+    assert!(text.contains("Up to 3 passes each."));
 }
 
 #[test]
