@@ -57,7 +57,10 @@ impl Work {
     fn new(workload: &Workload, method: Method, dtype: task::Format) -> Result<Self> {
         let task = Task::new(workload, method, dtype)?;
         Ok(match method {
-            Method::Bare => Self::Ops(Box::new(Bare::new(workload, &task.tensors()?)?)),
+            Method::Bare | Method::BareTwoSided => {
+                let kind = method.sketch(workload.width);
+                Self::Ops(Box::new(Bare::new(workload, &task.tensors()?, kind)?))
+            }
             _ => Self::Modules(Box::new(task)),
         })
     }

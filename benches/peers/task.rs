@@ -15,7 +15,7 @@ use crate::glyph::Glyph;
 use crate::sequence::{Layer, Sequence};
 
 /// Initial weights and projections.
-const SEED: u32 = 1;
+pub const SEED: u32 = 1;
 /// What `train` trains with; the peers' side has the same.
 const RATE: f64 = 1e-3;
 
@@ -50,6 +50,8 @@ pub enum Method {
     Plain,
     /// Nothing, by the ops alone.
     Bare,
+    /// As `TwoSided`, by the ops alone.
+    BareTwoSided,
     /// Exact norms and a two-sided sketch of √width × √width numbers per layer.
     TwoSided,
     /// Exact norms and a count sketch of `width` numbers per layer.
@@ -65,15 +67,20 @@ pub enum Format {
 }
 
 impl Method {
-    fn recorder(self, width: usize) -> gradroute::Result<Recorder> {
+    /// What is sketched with.
+    pub fn sketch(self, width: usize) -> Option<SketchKind> {
         let side = width.isqrt();
         match self {
-            Self::Plain | Self::Bare => Ok(Recorder::silent()),
-            Self::TwoSided => {
-                Recorder::new(SketchKind::TwoSided { outputs: side, inputs: side }, SEED)
+            Self::Plain | Self::Bare => None,
+            Self::TwoSided | Self::BareTwoSided => {
+                Some(SketchKind::TwoSided { outputs: side, inputs: side })
             }
-            Self::Count => Recorder::new(SketchKind::Count { buckets: width }, SEED),
+            Self::Count => Some(SketchKind::Count { buckets: width }),
         }
+    }
+
+    fn recorder(self, width: usize) -> gradroute::Result<Recorder> {
+        self.sketch(width).map_or(Ok(Recorder::silent()), |kind| Recorder::new(kind, SEED))
     }
 }
 

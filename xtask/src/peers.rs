@@ -4,6 +4,7 @@
 //! to run a workload is started, all are asked for passes in turn, and table and picture go to
 //! `benches/record/`. On a machine that does something else the times mean nothing.
 
+mod cores;
 mod correctness;
 mod environment;
 mod growth;

@@ -30,10 +30,10 @@ pub struct Participant {
     pub checked: bool,
 }
 
-/// Method of our ops alone.
+/// Methods of our ops alone begin so, and the plain one is this.
 const BARE: &str = "bare";
 
-const ALL: [Participant; 10] = [
+const ALL: [Participant; 11] = [
     Participant {
         name: "gradroute, plain",
         method: "plain",
@@ -50,6 +50,15 @@ const ALL: [Participant; 10] = [
         package: None,
         plain: false,
         takes: "nothing, by the ops alone, without candle: single layers",
+        checked: false,
+    },
+    Participant {
+        name: "gradroute, two-sided ops",
+        method: "bare_two_sided",
+        side: Side::Ours,
+        package: None,
+        plain: false,
+        takes: "exact norms, 16×16 two-sided sketch, by the ops alone and over their plain pass",
         checked: false,
     },
     Participant {
@@ -130,12 +139,16 @@ impl Participant {
 
     /// Whether it is ours with modules, which run every workload.
     pub fn has_modules(&self) -> bool {
-        self.side == Side::Ours && self.method != BARE
+        self.side == Side::Ours && !self.method.starts_with(BARE)
     }
 
-    /// The plain pass it is measured over: of its own side.
+    /// The plain pass it is measured over: of its own side, of recording ops the plain ops.
     pub fn base(&self, all: &[Participant]) -> usize {
-        let own = |other: &Participant| other.plain && other.side == self.side;
+        let ops = self.method != BARE && self.method.starts_with(BARE);
+        let own = |other: &Participant| match ops {
+            true => other.method == BARE,
+            false => other.plain && other.side == self.side,
+        };
         all.iter().position(own).expect("plain passes always take part")
     }
 }
@@ -166,9 +179,9 @@ mod tests {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             chosen(&words).unwrap().iter().map(|peer| peer.name).collect()
         };
-        assert_eq!(names(&[]).len(), 11);
+        assert_eq!(names(&[]).len(), 12);
         let some = names(&["bergson", "trak"]);
-        assert_eq!(some[4..], ["PyTorch, plain", "Bergson", "TRAK"]);
+        assert_eq!(some[5..], ["PyTorch, plain", "Bergson", "TRAK"]);
         assert!(chosen(&["nobody".to_owned()]).is_err());
     }
 
@@ -177,7 +190,8 @@ mod tests {
         let all = chosen(&[]).unwrap();
         for peer in &all {
             let base = &all[peer.base(&all)];
-            assert!(base.plain && base.side == peer.side, "{}", peer.name);
+            assert!(base.side == peer.side, "{}", peer.name);
+            assert!(base.plain != (peer.method == "bare_two_sided"), "{}", peer.name);
         }
         assert_eq!(all.iter().filter(|peer| peer.plain).count(), 2);
     }

@@ -12,9 +12,10 @@ use super::timing::Timed;
 const INK: RGBColor = RGBColor(28, 31, 43);
 const SOFT: RGBColor = RGBColor(125, 129, 143);
 /// Of the participants, by their place; ours are red.
-const COLOURS: [RGBColor; 11] = [
+const COLOURS: [RGBColor; 12] = [
     RGBColor(222, 150, 140),
     RGBColor(238, 190, 182),
+    RGBColor(205, 85, 75),
     RGBColor(183, 43, 29),
     RGBColor(235, 110, 60),
     RGBColor(125, 129, 143),
@@ -151,6 +152,6 @@ mod tests {
             assert!(text.contains(name), "{name}");
         }
         // A dot for each that has a time, and one in the legend for each.
-        assert_eq!(text.matches("<circle").count(), 2 * 10 + 11);
+        assert_eq!(text.matches("<circle").count(), 2 * 11 + 12);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::participants::Participant;
 use super::statistics::Spread;
 use super::timing::{Measured, STEPS, Timed, apart};
-use super::{Setting, correctness};
+use super::{Setting, cores, correctness};
 
 /// A message is cut here.
 const LONGEST: usize = 220;
@@ -31,6 +31,10 @@ pub fn timing(setting: &Setting, timed: &[Timed], threads: usize, date: &str) ->
     let clock = match threads {
         1 => "processor time on one thread".to_owned(),
         _ => format!("wall-clock time on {threads} threads"),
+    };
+    let clock = match cores::chosen(threads) {
+        Some(_) => format!("{clock}, everybody on the same of the machine's cores"),
+        None => clock,
     };
     let mut text = format!(
         "# Side by side with the peers\n\n\

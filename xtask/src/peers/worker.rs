@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::participants::{Participant, Side};
 use super::workloads::Workload;
-use super::{Setting, shell};
+use super::{Setting, cores, shell};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -58,17 +58,17 @@ pub struct Memory {
 }
 
 impl Worker {
-    /// Starts the program of a participant's side; every library in it gets so many threads.
+    /// Starts the program of a participant's side; every library in it gets so many threads, and all
+    /// programs the same cores.
     /// What it says beside its answers goes to a log.
     pub fn start(setting: &Setting, side: Side, log: &str, threads: usize) -> Result<Self> {
-        let mut command = match side {
-            Side::Ours => Command::new(&setting.ours),
-            Side::Python => Command::new(&setting.python),
+        let cores = cores::chosen(threads);
+        let (program, argument) = match side {
+            Side::Ours => (&setting.ours, "--worker".into()),
+            Side::Python => (&setting.python, shell::root().join("xtask/peers/worker.py")),
         };
-        match side {
-            Side::Ours => command.arg("--worker"),
-            Side::Python => command.arg(shell::root().join("xtask/peers/worker.py")),
-        };
+        let mut command = cores::on(cores.as_deref(), program);
+        command.arg(argument);
         for variable in ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"] {
             command.env(variable, threads.to_string());
         }

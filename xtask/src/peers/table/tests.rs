@@ -43,7 +43,7 @@ fn a_row_each_with_ratios_or_the_message() {
     assert!(lines[3].contains("| 1.250 | 0.750 |"), "{}", lines[3]);
     // Peak 4 MiB of which 1 before; the plain pass added 2.
     assert!(lines[3].ends_with("| 4 | 3.0 | 1.50 |"), "{}", lines[3]);
-    assert!(lines[7].contains(r"cannot: a \| b in y.py"), "{}", lines[7]);
+    assert!(lines[8].contains(r"cannot: a \| b in y.py"), "{}", lines[8]);
     let columns = |line: &&str| line.replace(r"\|", "").matches('|').count();
     assert!(lines.iter().all(|line| columns(line) == COLUMNS.len() + 1));
     assert!(text.contains("largest relative difference at any step 0.0e0"));
