@@ -348,6 +348,11 @@ impl super::formed::Form for Operands<'_> {
         let rows = self.rows.range(n);
         let dy = self.dy().submatrix(rows.start, at.outputs.start, rows.len(), at.outputs.len());
         let x = self.x().submatrix(rows.start, at.inputs.start, rows.len(), at.inputs.len());
-        gemm(out, Write::Replace, 1.0, dy.transpose(), x);
+        // Of a matrix in one piece this is all there is to share, and no other task of this call can
+        // start on a thread that waits for its share.
+        let whole =
+            [at.outputs.len(), at.inputs.len()] == [self.shape.outputs(), self.shape.inputs()];
+        let product = if whole { par_gemm } else { gemm };
+        product(out, Write::Replace, 1.0, dy.transpose(), x);
     }
 }

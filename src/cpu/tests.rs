@@ -117,25 +117,32 @@ fn every_option(mut check: impl FnMut(&Linear, &Options)) {
         for (outputs, inputs) in
             [(0, 3), (3, 0), (1, 1), (2, 9), (13, 20), (40, 33), (150, 130), (316, 256)]
         {
-            let problem = Linear::new(rows.clone(), inputs, outputs).unwrap().with_bias(true);
-            let layer = routing(outputs, inputs);
-            let samples = rows.samples() as u32;
-            let categories: Vec<u32> = (0..samples).map(|n| (n * n + 1) % 4).collect();
-            let gates: Vec<f32> =
-                (0..samples).map(|n| [1.0, 1.0, 0.0, 2.0][n as usize % 4]).collect();
-            let routing = Routing { layer: &layer, categories: &categories, gates: Some(&gates) };
-            for (at, kind) in sketches().into_iter().enumerate() {
-                for routing in [None, Some(routing)] {
-                    let options = Options {
-                        routing,
-                        sketch: kind.map(|kind| Sketch::new(kind, 5, at as u32).unwrap()),
-                        sketch_routed: outputs % 3 == 1,
-                        accumulate: inputs.is_multiple_of(2),
-                        sample_scale: 2.0,
-                    };
-                    check(&problem, &options);
-                }
-            }
+            every_option_of(&rows, [outputs, inputs], &mut check);
+        }
+    }
+}
+
+fn every_option_of(
+    rows: &Rows,
+    [outputs, inputs]: [usize; 2],
+    check: &mut impl FnMut(&Linear, &Options),
+) {
+    let problem = Linear::new(rows.clone(), inputs, outputs).unwrap().with_bias(true);
+    let layer = routing(outputs, inputs);
+    let samples = rows.samples() as u32;
+    let categories: Vec<u32> = (0..samples).map(|n| (n * n + 1) % 4).collect();
+    let gates: Vec<f32> = (0..samples).map(|n| [1.0, 1.0, 0.0, 2.0][n as usize % 4]).collect();
+    let routing = Routing { layer: &layer, categories: &categories, gates: Some(&gates) };
+    for (at, kind) in sketches().into_iter().enumerate() {
+        for routing in [None, Some(routing)] {
+            let options = Options {
+                routing,
+                sketch: kind.map(|kind| Sketch::new(kind, 5, at as u32).unwrap()),
+                sketch_routed: outputs % 3 == 1,
+                accumulate: inputs.is_multiple_of(2),
+                sample_scale: 2.0,
+            };
+            check(&problem, &options);
         }
     }
 }
@@ -147,6 +154,28 @@ fn integers_match_the_reference_bit_for_bit() {
         let expected: Answers<f32> = linear(&mut Reference, problem, options);
         let given = linear(&mut cpu, problem, options);
         compare(&given, &expected, problem, options);
+    });
+}
+
+/// Too many rows for sums of integers to stay exact.
+#[test]
+fn a_matrix_formed_in_one_piece_is_close_to_the_reference() {
+    let rows = Rows::new([0, 600, 600, 1700]).unwrap();
+    every_option_of(&rows, [150, 130], &mut |problem, options| {
+        let (x, dy) = (noise(1700 * 130, 0.7), noise(1700 * 150, 0.3));
+        let inputs = LinearInputs { x: &x, dy: &dy, weight: None };
+        let mut answers = [0, 1].map(|_| Answers::<f32>::before(problem, options));
+        let [given, expected] = &mut answers;
+        Cpu::new().linear(problem, options, inputs, None, given.outputs(options).1).unwrap();
+        let out = expected.outputs(options).1;
+        Reference.linear(problem, options, inputs, None, out).unwrap();
+        let all = |it: &Answers<f32>| [it.dw.clone(), it.norms[0].clone(), it.sketch.clone()];
+        for (given, expected) in all(given).iter().zip(&all(expected)) {
+            let size = expected.iter().map(|b| b * b).sum::<f32>().sqrt();
+            let apart = given.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+            assert!(apart.sqrt() <= 1e-5 * size, "{apart} {size} {:?}", options.sketch);
+        }
+        assert_eq!(given.touched, expected.touched);
     });
 }
 
@@ -188,8 +217,9 @@ fn compare<T: Element>(
 
 #[test]
 fn threads_and_workspace_leave_no_trace() {
-    for (inputs, outputs) in [(130, 150), (256, 320)] {
-        let problem = Linear::new(Rows::uniform(3, 90).unwrap(), inputs, outputs).unwrap();
+    // The last is formed in one piece.
+    for (rows, inputs, outputs) in [(90, 130, 150), (90, 256, 320), (1100, 130, 150)] {
+        let problem = Linear::new(Rows::uniform(3, rows).unwrap(), inputs, outputs).unwrap();
         no_trace(&problem.with_bias(true));
     }
 }

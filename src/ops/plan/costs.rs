@@ -13,10 +13,10 @@ const SQUARE: f64 = 1.0;
 const COUNT: f64 = 5.0;
 /// Count-sketching an element of one row's outer product.
 const COUNT_ROW: f64 = 5.0;
-/// What a multiply-add for a tile takes beyond one of a large product: with AVX-512 that one is
-/// twice as fast, and what is copied for a tile's is not.
-fn lag(avx512: bool) -> f64 {
-    if avx512 { 0.25 } else { 0.0 }
+/// What a multiply-add for a tile that is not the `whole` matrix takes beyond one of a large product:
+/// with AVX-512 that one is twice as fast, and what is copied for a tile's is not.
+fn lag(whole: bool, avx512: bool) -> f64 {
+    if avx512 && !whole { 0.25 } else { 0.0 }
 }
 /// A number of a sample's rows, for each of its rows: a Gram matrix forms half of the pairs, at half of
 /// a large product's rate.
@@ -47,14 +47,16 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Those of a layer, on a processor with or without AVX-512; `kind` is the projection asked for.
+    /// Those of a layer in tiles of these extents, on a processor with or without AVX-512; `kind` is the
+    /// projection asked for.
     pub(super) fn new(
         problem: &Linear,
         request: Request,
         kind: Option<SketchKind>,
-        avx512: bool,
+        (tile, avx512): ([usize; 2], bool),
     ) -> Self {
         let (rows, shape) = (problem.rows(), problem.gradient());
+        let whole = tile[0] >= shape.outputs() && tile[1] >= shape.inputs();
         let each = (0..rows.samples()).map(|n| rows.range(n).len() as f64);
         let (outer, total) = (shape.weights() as f64, rows.total() as f64);
         let filled = each.clone().filter(|rows| *rows > 0.0).count() as f64;
@@ -75,7 +77,7 @@ impl Costs {
         // Forming gradients gives `dW` as well, so without one its product is extra.
         let product = if request.dw { 0.0 } else { total * outer };
         let squares = if request.norms { filled * outer * SQUARE } else { 0.0 };
-        let tiles = product + filled * outer * TILE + total * outer * lag(avx512) + squares;
+        let tiles = product + filled * outer * TILE + total * outer * lag(whole, avx512) + squares;
         let (factored, tiles) = if counted {
             (gram + total * outer * COUNT_ROW, tiles + filled * outer * COUNT)
         } else {
@@ -102,5 +104,5 @@ impl Costs {
 /// being the numbers of a row of both operands.
 pub(crate) fn gram_is_cheaper(rows: usize, sides: usize, weights: usize) -> bool {
     let [rows, sides, weights] = [rows, sides, weights].map(|count| count as f64);
-    rows * rows * sides * GRAM < weights * (TILE + SQUARE + rows * lag(has_avx512()))
+    rows * rows * sides * GRAM < weights * (TILE + SQUARE + rows * lag(false, has_avx512()))
 }

@@ -18,6 +18,9 @@ pub(crate) const STRIPS: usize = 8;
 /// Rows of which blocks in registers keep a copy; no sample has more there.
 pub(crate) const PACKED_ROWS: usize = 1024;
 
+/// Rows of a sample from which on a matrix that fits a tile is formed in one piece.
+pub(crate) const MANY_ROWS: usize = 512;
+
 /// Most cells, the units of parallel work, a matrix is cut into.
 const CELLS: usize = 16;
 
@@ -30,10 +33,11 @@ pub(crate) fn tiles_per_cell(extents: [usize; 2], tile: [usize; 2]) -> [usize; 2
 }
 
 /// Extents of a tile for a matrix, so that it stays in a core's second-level cache between being formed
-/// and being dropped, and at least four tiles where the matrix is worth sharing between threads. With
-/// AVX-512 that cache has a mebibyte or more, but on few processors, and products want whole kernels of 64
-/// columns; the larger a tile, the less is copied for its product.
-pub(super) fn extents([outputs, inputs]: [usize; 2], avx512: bool) -> [usize; 2] {
+/// and being dropped, and at least four tiles where the matrix is worth sharing between threads; not where
+/// samples have `many_rows`, for then the product is nearly all there is to share, and one of the whole
+/// matrix copies its operands once. With AVX-512 that cache has a mebibyte or more, but on few processors,
+/// and products want whole kernels of 64 columns; the larger a tile, the less is copied for its product.
+pub(super) fn extents([outputs, inputs]: [usize; 2], many_rows: bool, avx512: bool) -> [usize; 2] {
     let (columns, step, numbers) = if avx512 { (640, 64, 1 << 17) } else { (256, EDGE, 1 << 16) };
     let fit = |extent: usize, parts: usize, step: usize| {
         // At least one micro-block, and none beyond the matrix.
@@ -42,7 +46,8 @@ pub(super) fn extents([outputs, inputs]: [usize; 2], avx512: bool) -> [usize; 2]
     };
     let width = fit(inputs, inputs.div_ceil(columns).max(1), step);
     let (across, mut down) = (inputs.div_ceil(width), outputs.div_ceil(numbers / width).max(1));
-    if outputs * inputs > 1 << 14 && across * down < 4 {
+    let one = many_rows && across * down == 1;
+    if outputs * inputs > 1 << 14 && across * down < 4 && !one {
         down = 4_usize.div_ceil(across);
     }
     [fit(outputs, down, EDGE), width]
@@ -108,20 +113,28 @@ mod tests {
 
     #[test]
     fn tiles_are_of_whole_micro_blocks_and_enough() {
-        for avx512 in [false, true] {
+        for [avx512, many] in [[false; 2], [false, true], [true, false], [true; 2]] {
             for outputs in [0, 1, 7, 8, 9, 64, 128, 320, 640, 1280, 10_240] {
                 for inputs in [0, 1, 16, 40, 320, 512, 640, 768, 1024, 1280, 5120] {
-                    let tile = extents([outputs, inputs], avx512);
-                    let what = format!("{outputs} × {inputs}, {avx512}: {tile:?}");
+                    let tile = extents([outputs, inputs], many, avx512);
+                    let what = format!("{outputs} × {inputs}, {many}, {avx512}: {tile:?}");
                     let tiles = outputs.div_ceil(tile[0]) * inputs.div_ceil(tile[1]);
                     assert!(tile.iter().all(|tile| tile % EDGE == 0 && *tile > 0), "{what}");
                     assert!(tile[0] <= outputs.next_multiple_of(EDGE).max(EDGE), "{what}");
                     assert!(tile[1] <= inputs.next_multiple_of(EDGE).max(EDGE), "{what}");
                     assert!(tile[0] * tile[1] <= (1 << 17) + 640 * EDGE, "{what}");
                     let few = outputs.div_ceil(EDGE) < 4;
-                    assert!(tiles >= 4 || few || outputs * inputs <= 1 << 14, "{what}");
+                    let small = outputs * inputs <= 1 << 14;
+                    assert!(tiles >= 4 || few || small || many && tiles == 1, "{what}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_matrix_that_fits_is_one_tile_for_many_rows() {
+        assert_eq!(extents([320, 320], true, true), [320, 320]);
+        assert_eq!(extents([320, 320], false, true), [80, 320]);
+        assert_eq!(extents([640, 640], true, true), extents([640, 640], false, true));
     }
 }
