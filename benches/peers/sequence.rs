@@ -11,6 +11,7 @@ use half::bf16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::task::Workload;
@@ -244,8 +245,14 @@ impl CustomOp1 for Inner {
     }
 }
 
-/// `⟨a, b⟩`.
-pub fn inner<T: Copy>(a: &[T], b: &[T], wide: impl Fn(T) -> f32) -> f32 {
+/// `⟨a, b⟩`, on all threads as PyTorch's sum is.
+pub fn inner<T: Copy + Sync>(a: &[T], b: &[T], wide: impl Fn(T) -> f32 + Sync) -> f32 {
+    const PART: usize = 1 << 16;
+    let parts = a.par_chunks(PART).zip(b.par_chunks(PART));
+    parts.map(|(a, b)| part(a, b, &wide)).collect::<Vec<_>>().iter().sum()
+}
+
+fn part<T: Copy>(a: &[T], b: &[T], wide: impl Fn(T) -> f32) -> f32 {
     let mut sums = [0.0_f32; 32];
     let (a, b) = (a.chunks_exact(32), b.chunks_exact(32));
     let rest = a.remainder().iter().zip(b.remainder());
