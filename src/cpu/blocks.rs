@@ -123,11 +123,8 @@ impl Pass<'_> {
     fn share(&self, blocks: usize, dw: Option<&mut [f32]>, squares: &mut [f64], threads: &Threads) {
         let shape = self.operands.shape;
         let (samples, inputs) = (self.operands.rows.samples(), shape.inputs());
-        let tasks = match rayon::current_num_threads() {
-            1 => shape.outputs().div_ceil(BAND),
-            // Twice as many as threads, for these are not equally fast.
-            count => shape.outputs().div_ceil(BAND).max(2 * count),
-        };
+        // As many for each thread.
+        let tasks = shape.outputs().div_ceil(BAND).next_multiple_of(rayon::current_num_threads());
         let each = blocks.div_ceil(tasks);
         let first = |task: usize| (task * each).min(blocks);
         let is_summed = dw.is_some();

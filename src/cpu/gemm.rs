@@ -160,10 +160,9 @@ pub(crate) fn gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: 
 /// The library's own threads wait for each other by spinning, which starves a busy machine;
 /// pieces of the product need no waiting.
 pub(crate) fn par_gemm(c: MatMut<f32>, write: Write, alpha: f32, a: MatRef<f32>, b: MatRef<f32>) {
-    let threads = rayon::current_num_threads();
-    // Two pieces each even out what other work takes from a thread.
-    let pieces = if threads == 1 { 1 } else { 2 * threads };
-    split(c, write, alpha, a, b, pieces);
+    // One each: what two each even out where other work takes from a thread is less than what their
+    // operands' second copies take (`docs/performance.md`).
+    split(c, write, alpha, a, b, rayon::current_num_threads());
 }
 
 /// Halves the longer side of `c` until `pieces` are left or none is worth a task.
