@@ -27,7 +27,7 @@ pub(crate) use costs::gram_is_cheaper;
 pub(crate) use space::{BAND, BLOCK, PACKED_ROWS, STRIPS, tiles_per_cell};
 
 use costs::Costs;
-use space::{MANY_ROWS, extents, workspace};
+use space::workspace;
 
 /// Which outputs are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -195,10 +195,7 @@ pub fn plan_linear(problem: &Linear, request: Request, kind: Option<SketchKind>)
 fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512: bool) -> Plan {
     let (rows, shape) = (problem.rows(), problem.gradient());
     let kind = kind.filter(|_| request.sketch);
-    let filled = (0..rows.samples()).filter(|&n| !rows.range(n).is_empty()).count();
-    let many_rows = rows.total() >= MANY_ROWS * filled;
-    let tile = extents([shape.outputs(), shape.inputs()], many_rows, avx512);
-    let costs = Costs::new(problem, request, kind, (tile, avx512));
+    let costs = Costs::new(problem, request, kind, avx512);
     let counted = matches!(kind, Some(SketchKind::Count { .. }));
     let in_registers = costs.blocks < costs.tiles.min(costs.factored);
     let formed = costs.tiles.min(costs.blocks);
@@ -221,7 +218,7 @@ fn plan_for(problem: &Linear, request: Request, kind: Option<SketchKind>, avx512
             Path::Formed if costs.projects_tiles && !in_registers => Sketching::ProjectTiles,
             _ => Sketching::ProjectRows,
         }),
-        tile,
+        tile: costs.tile,
         extra: if costs.plain > 0.0 { extra / costs.plain } else { 0.0 },
         workspace_bytes: 0,
         rows: if costs.filled > 0.0 { rows.total() as f64 / costs.filled } else { 0.0 },

@@ -1,6 +1,7 @@
 //! What the ways of a linear layer's backward pass cost, in multiply-adds of a large matrix product, as
 //! measured.
 
+use super::space::{MANY_ROWS, extents};
 use super::{BLOCK, PACKED_ROWS, Request, has_avx512};
 use crate::problem::Linear;
 use crate::projection::SketchKind;
@@ -36,6 +37,8 @@ pub(super) struct Costs {
     pub(super) factored: f64,
     /// Gradients formed tile by tile.
     pub(super) tiles: f64,
+    /// Extents of a tile.
+    pub(super) tile: [usize; 2],
     /// Gradients formed block by block in registers; infinite where that is not done.
     pub(super) blocks: f64,
     /// Samples that have rows.
@@ -47,19 +50,19 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Those of a layer in tiles of these extents, on a processor with or without AVX-512; `kind` is the
-    /// projection asked for.
+    /// Those of a layer, on a processor with or without AVX-512; `kind` is the projection asked for.
     pub(super) fn new(
         problem: &Linear,
         request: Request,
         kind: Option<SketchKind>,
-        (tile, avx512): ([usize; 2], bool),
+        avx512: bool,
     ) -> Self {
         let (rows, shape) = (problem.rows(), problem.gradient());
-        let whole = tile[0] >= shape.outputs() && tile[1] >= shape.inputs();
         let each = (0..rows.samples()).map(|n| rows.range(n).len() as f64);
         let (outer, total) = (shape.weights() as f64, rows.total() as f64);
         let filled = each.clone().filter(|rows| *rows > 0.0).count() as f64;
+        let tile = extents([shape.outputs(), shape.inputs()], total >= MANY_ROWS * filled, avx512);
+        let whole = tile[0] >= shape.outputs() && tile[1] >= shape.inputs();
         let sides = (shape.inputs() + shape.outputs()) as f64;
         let counted = matches!(kind, Some(SketchKind::Count { .. }));
 
@@ -96,7 +99,7 @@ impl Costs {
         let plain = f64::from(u8::from(request.dx) + u8::from(request.dw)).max(1.0);
         let projects_tiles = by_tiles < by_rows;
         let plain = total * outer * plain;
-        Self { factored, tiles, blocks, filled, projects_tiles, plain }
+        Self { factored, tiles, tile, blocks, filled, projects_tiles, plain }
     }
 }
 

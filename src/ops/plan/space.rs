@@ -19,7 +19,7 @@ pub(crate) const STRIPS: usize = 8;
 pub(crate) const PACKED_ROWS: usize = 1024;
 
 /// Rows of a sample from which on a matrix that fits a tile is formed in one piece.
-pub(crate) const MANY_ROWS: usize = 512;
+pub(super) const MANY_ROWS: f64 = 512.0;
 
 /// Most cells, the units of parallel work, a matrix is cut into.
 const CELLS: usize = 16;
