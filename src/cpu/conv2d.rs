@@ -8,13 +8,13 @@
 use rayon::prelude::*;
 
 use super::buffers::{widened, with_total};
-use super::conv_dw::{self, DwBuffers};
 use super::conv_records::{self, Operands};
 use super::formed::Partials;
 use super::im2col::channels_last;
+use super::patches::Taps;
 use super::regions::mark_touched;
 use super::workspace::{Grow, Threads, bytes};
-use super::{bias, column, conv_dx};
+use super::{bias, column, conv_dw, conv_dx};
 use crate::ops::{ConvInputs, LayerOutputs, Options};
 use crate::problem::{Conv2d, Element};
 
@@ -29,22 +29,26 @@ pub(crate) struct ConvBuffers {
     pub(super) image: Vec<f32>,
     dy: Vec<f32>,
     pub(super) weight: Vec<f32>,
-    /// `dY` channels last for `dx`, then sums on their way to `dw`.
-    turned: Vec<f32>,
+    /// Sums on their way to `dw`.
+    total: Vec<f32>,
     bias_sums: Vec<f32>,
     bias: Vec<f32>,
     signs: [Vec<f32>; 2],
     projected: [Vec<f32>; 2],
     partials: Partials,
-    dw: DwBuffers,
+    pub(super) taps: Taps,
+    /// The samples that train a part of `dw`.
+    members: Vec<usize>,
 }
 
 impl ConvBuffers {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        let own = [&self.image, &self.dy, &self.weight, &self.turned, &self.bias_sums, &self.bias];
+        let own = [&self.image, &self.dy, &self.weight, &self.total, &self.bias_sums, &self.bias];
         let own = bytes(own.into_iter().chain(&self.signs).chain(&self.projected));
-        own + self.partials.bytes() + self.dw.bytes()
+        own + self.partials.bytes()
+            + self.taps.bytes()
+            + size_of::<usize>() * self.members.capacity()
     }
 }
 
@@ -66,10 +70,11 @@ pub(crate) fn run<T: Element>(
     threads.prepare();
     let dy = widened(inputs.dy, &mut buffers.dy);
     if let (Some(dx), Some(weight)) = (dx, inputs.weight) {
-        let scratch = (&mut buffers.weight, &mut buffers.turned);
+        let (taps, turned) = (&mut buffers.taps, &mut buffers.weight);
+        let scratch = conv_dx::Buffers { taps, weight: turned, values: &mut buffers.image };
         conv_dx::run(problem, options, dy, weight, dx, scratch, threads);
     }
-    let ConvBuffers { image, turned: total, bias_sums, signs, projected, partials, dw, .. } =
+    let ConvBuffers { image, total, bias_sums, signs, projected, partials, taps, members, .. } =
         buffers;
     let mut done = out.dw.is_none();
     if out.sq_norm.is_some() || out.sketch.is_some() {
@@ -83,8 +88,9 @@ pub(crate) fn run<T: Element>(
     }
     if let Some(out) = out.dw.as_mut().filter(|_| !done) {
         let x = widened(inputs.x, image);
+        taps.set(problem);
         with_total(out, options.accumulate, total, |out, accumulate| {
-            conv_dw::run(problem, options, [x, dy], out, accumulate, dw, threads);
+            conv_dw::run(problem, options, [x, dy], out, accumulate, (taps, members), threads);
         });
     }
     if bias::is_asked(shape, &out) {

@@ -23,20 +23,6 @@ const TASKS: usize = 4;
 /// Outputs and channels are cut at multiples of it.
 const EDGE: usize = 8;
 
-/// What one call keeps for the next.
-#[derive(Debug, Default)]
-pub(crate) struct DwBuffers {
-    taps: Taps,
-    members: Vec<usize>,
-}
-
-impl DwBuffers {
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.taps.bytes() + size_of::<usize>() * self.members.capacity()
-    }
-}
-
 /// `dw [O, C / groups, kh, kw] (+)= Σ_n route_n · G_n` from `x [N, C, H, W]` and
 /// `dY [N, O, Ho, Wo]`.
 pub(super) fn run(
@@ -45,14 +31,12 @@ pub(super) fn run(
     [x, dy]: [&[f32]; 2],
     dw: &mut [f32],
     accumulate: bool,
-    buffers: &mut DwBuffers,
+    (taps, members): (&Taps, &mut Vec<usize>),
     threads: &Threads,
 ) {
     if dw.is_empty() {
         return;
     }
-    let DwBuffers { taps, members } = buffers;
-    taps.set(problem);
     let (shape, kernel) = (problem.gradient(), problem.gradient().taps());
     let samples = if positions(problem) == 0 { 0 } else { problem.spec().samples };
     let mut dw = view_mut(dw, shape.outputs(), shape.inputs(), shape.inputs());

@@ -1,209 +1,183 @@
-//! The input gradient of a convolution: `dYᵀ W` gives the gradients of a panel of patches, which
-//! are added to the pixels they were taken from.
+//! The input gradient of a convolution, which with stride 1 is a convolution of `dY` with the kernel
+//! turned around and its channels exchanged.
 //!
-//! A task is one sample and one block of input channels, so no two tasks write the same pixel.
+//! Else ([`Scattered`]) `Wᵀ dY` gives the gradients of a panel of patches, which are added to the
+//! pixels they were taken from: a task is one sample and one block of input channels, so no two
+//! tasks write the same pixel.
 
 use std::ops::Range;
 
-use faer::MatRef;
-
-use super::buffers::widened;
-use super::conv2d::{COLUMNS, PANEL, positions};
+use super::buffers::{same_mut, widened, with_values};
+use super::conv_forward::Convolution;
+use super::conv2d::{COLUMNS, PANEL, group_dy, positions};
 use super::gemm::{Write, gemm, view, view_mut};
-use super::im2col::{channels_last, scatter, transpose};
+use super::patches::Taps;
 use super::regions::flow;
 use super::tasks::for_blocks;
 use super::workspace::{Grow, Scratch, Threads};
 use crate::ops::Options;
-use crate::problem::{Conv2d, Element};
+use crate::problem::{Conv2d, Conv2dSpec, Element, Padding, PaddingMode};
 
-/// `dx [N, C, H, W]`, the flow weights applied. The buffers are for the weight and for `dY`.
-pub(crate) fn run<T: Element>(
+/// Buffers of [`run`].
+pub(super) struct Buffers<'a> {
+    pub(super) taps: &'a mut Taps,
+    pub(super) weight: &'a mut Vec<f32>,
+    /// Of `dx`, where it is not `f32`.
+    pub(super) values: &'a mut Vec<f32>,
+}
+
+/// `dx [N, C, H, W]`, the flow weights applied.
+pub(super) fn run<T: Element>(
     problem: &Conv2d,
     options: &Options,
     dy: &[f32],
     weight: &[T],
     dx: &mut [T],
-    (weight_buffer, dy_buffer): (&mut Vec<f32>, &mut Vec<f32>),
+    Buffers { taps, weight: turned, values }: Buffers,
     threads: &Threads,
 ) {
-    let (spec, positions) = (problem.spec(), positions(problem));
-    let outputs = spec.out_channels / spec.groups;
-    let blocks = Blocks::new(problem, COLUMNS);
-    // Either every weight or every patch has its channels put last: whichever are fewer.
-    let arranged = problem.gradient().taps() == 1 || spec.samples * positions >= outputs;
-    let weight = match arranged {
-        true => blocks.arrange(weight, weight_buffer),
-        false => widened(weight, weight_buffer),
+    // Of input channel `c` of a group.
+    let spans = options.routing.map_or(&[][..], |routing| routing.layer.regions().input_spans());
+    let flow = |n: usize, c: usize| {
+        let of = spans.iter().find(|(span, _)| span.contains(&c));
+        of.map_or(1.0, |(_, region)| flow(options, n, *region))
     };
-    // The product reads one position's outputs together.
-    let dy_last = dy_buffer.grown(dy.len());
-    channels_last(dy, [spec.samples * spec.groups, outputs, positions], dy_last);
-    InputGradient { problem, blocks, options, dy: dy_last, weight, arranged, threads }.run(dx);
+    if let Some(turned_around) = turned_around(problem) {
+        taps.set(&turned_around);
+        let weight = turn(problem, weight, turned);
+        let groups = problem.spec().groups;
+        let flow = |image: usize, c: usize| flow(image / groups, c);
+        let problem = &turned_around;
+        let convolution = Convolution { problem, x: dy, weight, taps, threads, scale: flow };
+        return with_values(dx, values, |dx| convolution.run(dx));
+    }
+    taps.set(problem);
+    let weight = widened(weight, turned);
+    Scattered { problem, dy, weight, taps, threads, flow }.run(dx);
 }
 
-/// The weight cut into blocks of input channels, each `[O / groups, kh · kw · width]`: the right
-/// side of a product of `COLUMNS` or so columns.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks<'a> {
-    problem: &'a Conv2d,
-    width: usize,
-    per_group: usize,
+/// The convolution that takes `dY` to `dX`, where there is one.
+fn turned_around(problem: &Conv2d) -> Option<Conv2d> {
+    let spec = *problem.spec();
+    let Conv2dSpec { in_channels, out_channels, padding, padding_mode, .. } = spec;
+    if spec.stride != [1, 1] || padding_mode != PaddingMode::Zeros {
+        return None;
+    }
+    let [height, width] = [0, 1].map(|axis| spec.dilation[axis] * (spec.kernel[axis] - 1));
+    let padding = Padding {
+        top: height.checked_sub(padding.top)?,
+        bottom: height.checked_sub(padding.bottom)?,
+        left: width.checked_sub(padding.left)?,
+        right: width.checked_sub(padding.right)?,
+    };
+    Conv2d::new(Conv2dSpec {
+        in_channels: out_channels,
+        out_channels: in_channels,
+        size: problem.out_size(),
+        padding,
+        bias: false,
+        ..spec
+    })
+    .ok()
+    .filter(|turned| turned.out_size() == spec.size)
 }
 
-impl<'a> Blocks<'a> {
-    pub(super) fn new(problem: &'a Conv2d, columns: usize) -> Self {
-        let (channels, taps) = (problem.channels_per_group(), problem.gradient().taps());
-        let wanted = (channels * taps).div_ceil(columns).max(1);
-        let width = channels.div_ceil(wanted).next_multiple_of(8).min(channels).max(1);
-        Self { problem, width, per_group: channels.div_ceil(width) }
-    }
-
-    fn count(&self) -> usize {
-        self.problem.spec().groups * self.per_group
-    }
-
-    /// First input channel of block `k`, counted over all groups.
-    fn first(&self, k: usize) -> usize {
-        let channels = self.problem.channels_per_group();
-        k / self.per_group.max(1) * channels
-            + (k % self.per_group.max(1) * self.width).min(channels)
-    }
-
-    fn channels(&self, k: usize) -> Range<usize> {
-        self.first(k)..self.first(k + 1)
-    }
-
-    /// Where block `k` starts in the arranged weight.
-    fn offset(&self, k: usize) -> usize {
-        let spec = self.problem.spec();
-        self.first(k) * (spec.out_channels / spec.groups) * self.problem.gradient().taps()
-    }
-
-    pub(super) fn arrange<'b, T: Element>(
-        &self,
-        weight: &[T],
-        buffer: &'b mut Vec<f32>,
-    ) -> &'b [f32] {
-        let (problem, taps) = (self.problem, self.problem.gradient().taps());
-        let (per_group, inputs) = (problem.channels_per_group(), problem.gradient().inputs());
-        let outputs = problem.spec().out_channels / problem.spec().groups;
-        let arranged = buffer.grown(weight.len());
-        for_blocks(arranged, 0..self.count(), &|k| self.offset(k), &|k, block| {
-            let (g, channels) = (k / self.per_group, self.channels(k));
-            let (first, width) = (channels.start - g * per_group, channels.len());
-            for (o, block) in block.chunks_exact_mut(taps * width).enumerate() {
-                let from = &weight[(g * outputs + o) * inputs + first * taps..];
-                transpose(from, [width, taps], taps, block, width, T::to_f32);
+/// `[C, O / groups, kh, kw]` from `W [O, C / groups, kh, kw]`, the kernel turned around.
+fn turn<'a, T: Element>(problem: &Conv2d, weight: &[T], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    /// Channels whose rows are written side by side.
+    const CHANNELS: usize = 32;
+    let (spec, shape, taps) = (problem.spec(), problem.gradient(), problem.gradient().taps());
+    let (per_group, outputs) = (problem.channels_per_group(), spec.out_channels / spec.groups);
+    let (blocks, row) = (per_group.div_ceil(CHANNELS), outputs * taps);
+    let first = |k: usize| match blocks {
+        0 => 0,
+        _ => k / blocks * per_group + (k % blocks * CHANNELS).min(per_group),
+    };
+    let turned = buffer.grown(weight.len());
+    for_blocks(turned, 0..spec.groups * blocks, &|k| first(k) * row, &|k, turned| {
+        let (g, channel) = (k / blocks, first(k) % per_group);
+        for o in 0..outputs {
+            let from = &weight[(g * outputs + o) * shape.inputs() + channel * taps..];
+            for (to, from) in turned.chunks_exact_mut(row).zip(from.chunks_exact(taps)) {
+                let to = to[o * taps..(o + 1) * taps].iter_mut().rev();
+                to.zip(from).for_each(|(to, from)| *to = from.to_f32());
             }
-        });
-        arranged
-    }
+        }
+    });
+    turned
 }
 
-struct InputGradient<'a> {
+/// Any kind of convolution.
+struct Scattered<'a, F> {
     problem: &'a Conv2d,
-    blocks: Blocks<'a>,
-    options: &'a Options<'a>,
-    /// `[N, groups, positions, O / groups]`.
+    /// `[N, O, positions]`.
     dy: &'a [f32],
     weight: &'a [f32],
-    /// Whether `weight` is in blocks, channels last, or as given.
-    arranged: bool,
+    taps: &'a Taps,
     threads: &'a Threads,
+    /// Flow weight of a sample and input channel within its group.
+    flow: F,
 }
 
-impl InputGradient<'_> {
-    /// `dx [N, C, H, W]`; a task is one sample and block of channels.
+impl<F: Fn(usize, usize) -> f32 + Sync> Scattered<'_, F> {
     fn run<T: Element>(&self, dx: &mut [T]) {
-        let spec = self.problem.spec();
-        let (pixels, count) = (spec.size[0] * spec.size[1], self.blocks.count());
-        let bound =
-            |k: usize| (k / count * spec.in_channels + self.blocks.first(k % count)) * pixels;
-        for_blocks(dx, 0..spec.samples * count, &bound, &|k, dx| {
-            let (n, block) = (k / count, k % count);
-            let flows = |c: usize| self.flow(n, c % self.problem.channels_per_group());
-            if pixels == 0 || self.blocks.channels(block).all(|c| flows(c) == 0.0) {
+        let (spec, channels) = (self.problem.spec(), self.problem.channels_per_group());
+        let pixels = spec.size[0] * spec.size[1];
+        let wanted = (channels * self.problem.gradient().taps()).div_ceil(COLUMNS).max(1);
+        let width = channels.div_ceil(wanted).next_multiple_of(8).min(channels).max(1);
+        let blocks = channels.div_ceil(width);
+        let first = |k: usize| match blocks {
+            0 => 0,
+            _ => k / blocks * channels + k % blocks * width,
+        };
+        let tasks = spec.samples * spec.groups * blocks;
+        for_blocks(dx, 0..tasks, &|k| first(k) * pixels, &|k, dx| {
+            let (n, start) = (first(k) / spec.in_channels, first(k) % spec.in_channels);
+            let block = start..start + dx.len() / pixels.max(1);
+            let flow = |c: usize| (self.flow)(n, c % channels);
+            if dx.is_empty() || block.clone().all(|c| flow(c) == 0.0) {
                 return dx.fill(T::from_f32(0.0));
             }
-            let width = dx.len() / pixels;
             let mut own = self.threads.own();
-            let Scratch { tile, panel, projected, .. } = &mut *own;
-            let image = tile.grown(pixels * width);
+            let Scratch { tile, panel, .. } = &mut *own;
+            let image = match same_mut(dx) {
+                Some(image) => image,
+                None => tile.grown(block.len() * pixels),
+            };
             image.fill(0.0);
-            self.block(n, block, image, [panel, projected]);
+            self.block(n, block.clone(), image, panel);
             // Before they are rounded to `T`; 0 selects, since what is not finite does not flow either.
-            for (at, c) in self.blocks.channels(block).enumerate() {
-                let channel = image[at..].iter_mut().step_by(width);
-                match flows(c) {
+            for (c, plane) in block.zip(image.chunks_exact_mut(pixels)) {
+                match flow(c) {
                     1.0 => {}
-                    0.0 => channel.for_each(|dx| *dx = 0.0),
-                    flow => channel.for_each(|dx| *dx *= flow),
+                    0.0 => plane.fill(0.0),
+                    flow => plane.iter_mut().for_each(|dx| *dx *= flow),
                 }
             }
-            let transposed = |dx: &mut [T]| {
-                transpose(image, [pixels, width], width, dx, pixels, T::from_f32);
-            };
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || transposed(dx),
-            );
+            if same_mut(dx).is_none() {
+                dx.iter_mut().zip(&tile[..]).for_each(|(dx, value)| *dx = T::from_f32(*value));
+            }
         });
     }
 
-    /// Flow weight of input channel `c` within its group.
-    fn flow(&self, n: usize, c: usize) -> f32 {
-        let spans = self.options.routing.map_or(&[][..], |r| r.layer.regions().input_spans());
-        let of = spans.iter().find(|(span, _)| span.contains(&c));
-        of.map_or(1.0, |(_, region)| flow(self.options, n, *region))
-    }
-
-    /// The block's part of the weight, `[O / groups, columns]`.
-    fn weight(&self, block: usize) -> MatRef<'_, f32> {
+    /// Adds to one block's `image [channels, pixels]`.
+    fn block(&self, n: usize, channels: Range<usize>, image: &mut [f32], panel: &mut Vec<f32>) {
         let (spec, shape) = (self.problem.spec(), self.problem.gradient());
-        let outputs = spec.out_channels / spec.groups;
-        let channels = self.blocks.channels(block);
-        let columns = channels.len() * shape.taps();
-        if self.arranged {
-            let part = &self.weight[self.blocks.offset(block)..self.blocks.offset(block + 1)];
-            return view(part, outputs, columns, columns);
-        }
-        let (g, inputs) = (block / self.blocks.per_group, shape.inputs());
-        let first = (channels.start - g * self.problem.channels_per_group()) * shape.taps();
-        let part = &self.weight[g * outputs * inputs..(g + 1) * outputs * inputs];
-        view(part, outputs, inputs, inputs).subcols(first, columns)
-    }
-
-    /// Gradient of one block's `image [pixels, width]`.
-    fn block(
-        &self,
-        n: usize,
-        block: usize,
-        image: &mut [f32],
-        [panel, turned]: [&mut Vec<f32>; 2],
-    ) {
-        let (spec, positions) = (self.problem.spec(), positions(self.problem));
-        let (outputs, taps) = (spec.out_channels / spec.groups, self.problem.gradient().taps());
-        let width = self.blocks.channels(block).len();
-        let columns = width * taps;
-        let g = block / self.blocks.per_group;
-        let dy = &self.dy[(n * spec.groups + g) * positions * outputs..][..positions * outputs];
-        let dy = view(dy, positions, outputs, outputs);
+        let (positions, outputs) = (positions(self.problem), spec.out_channels / spec.groups);
+        let (taps, columns) = (shape.taps(), channels.len() * shape.taps());
+        let g = channels.start / self.problem.channels_per_group();
+        let first = channels.start % self.problem.channels_per_group() * taps;
+        let weight = &self.weight[g * outputs * shape.inputs()..][..outputs * shape.inputs()];
+        let weight = view(weight, outputs, shape.inputs(), shape.inputs()).subcols(first, columns);
+        let dy = view(group_dy(self.problem, self.dy, n, g), outputs, positions, positions);
         let band = (PANEL / columns.max(1)).max(1);
         for start in (0..positions).step_by(band) {
             let count = band.min(positions - start);
-            let mut panel = panel.grown(count * columns);
-            let out = view_mut(panel, count, columns, columns);
-            gemm(out, Write::Replace, 1.0, dy.subrows(start, count), self.weight(block));
-            if !self.arranged {
-                let turned = turned.grown(count * columns);
-                let patches = turned.chunks_exact_mut(columns);
-                for (to, from) in patches.zip(panel.chunks_exact(columns)) {
-                    transpose(from, [width, taps], taps, to, width, |value| value);
-                }
-                panel = turned;
-            }
-            scatter(self.problem, panel, start..start + count, image, width);
+            let panel = panel.grown(count * columns);
+            let out = view_mut(panel, columns, count, count);
+            gemm(out, Write::Replace, 1.0, weight.transpose(), dy.subcols(start, count));
+            let seen = start..start + count;
+            self.taps.scatter(panel, seen, image, spec.size[0] * spec.size[1]);
         }
     }
 }

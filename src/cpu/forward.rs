@@ -17,21 +17,15 @@
 use rayon::prelude::*;
 
 use super::Cpu;
-use super::buffers::{same_mut, widened, widened_here, with_values};
-use super::conv_dx::Blocks;
+use super::buffers::{widened, widened_here, with_values};
+use super::conv_forward::Convolution;
 use super::conv2d::positions;
-use super::gemm::{Write, gemm, par_gemm, view, view_mut};
-use super::im2col::{channels_last, gather};
+use super::gemm::{Write, par_gemm, view, view_mut};
 use super::norm::Plan;
 use super::tasks::for_blocks;
-use super::workspace::{Grow, Scratch};
 use crate::error::expect_len;
 use crate::problem::{Conv2d, Element, Embedding, Linear, Norm};
 use crate::{Error, Result};
-
-/// Numbers a panel of patches holds, and the positions it has at least.
-const PANEL: usize = 1 << 17;
-const POSITIONS: usize = 96;
 
 impl Cpu {
     /// `y [N, O, Ho, Wo] = W ∗ x + b`, any kind of convolution.
@@ -58,50 +52,18 @@ impl Cpu {
         }
         let super::workspace::Workspace { wide, conv, linear, .. } = &mut self.workspace;
         linear.threads.prepare();
-        let threads = &linear.threads;
-        let (channels, inputs) = (problem.channels_per_group(), shape.inputs());
-        let image = conv.image.grown(x.len());
-        channels_last(x, [spec.samples * spec.groups, channels, pixels], image);
-        // One block for each group: the weight as a matrix, channels last.
-        let weight = Blocks::new(problem, usize::MAX).arrange(weight, &mut conv.weight);
-        let bias = bias.map(|bias| widened(bias, &mut wide.weight));
-        let outputs = spec.out_channels / spec.groups;
-        // Few samples are cut by output channels as well.
-        let parts = if spec.samples < 8 { outputs.div_ceil(64).min(8) } else { 1 };
-        let bound = |k: usize| {
-            let (image, part) = (k / parts, k % parts);
-            (image * outputs + outputs * part / parts) * positions
-        };
-        let band = (PANEL / inputs.max(1) / POSITIONS).max(1) * POSITIONS;
-        for_blocks(y, 0..spec.samples * spec.groups * parts, &bound, &|k, y| {
-            let (image_at, g) = (k / parts, k / parts % spec.groups);
-            let first = outputs * (k % parts) / parts;
-            let rows = y.len() / positions;
-            let image = &image[image_at * channels * pixels..][..channels * pixels];
-            let weight = &weight[(g * outputs + first) * inputs..][..rows * inputs];
-            let mut own = threads.own();
-            let Scratch { tile, panel, .. } = &mut *own;
-            let out = match same_mut(y) {
-                Some(y) => y,
-                None => tile.grown(rows * positions),
-            };
-            for start in (0..positions).step_by(band) {
-                let count = band.min(positions - start);
-                let panel = panel.grown(count * inputs);
-                let seen = start..start + count;
-                gather(problem, image, channels, seen, 0..inputs, panel);
-                let patches = view(panel, count, inputs, inputs).transpose();
-                let out = view_mut(out, rows, positions, positions).subcols_mut(start, count);
-                gemm(out, Write::Replace, 1.0, view(weight, rows, inputs, inputs), patches);
-            }
+        conv.taps.set(problem);
+        let x = widened(x, &mut wide.x);
+        let weight = widened(weight, &mut wide.weight);
+        let bias = bias.map(|bias| widened(bias, &mut wide.dy));
+        let (taps, threads) = (&conv.taps, &linear.threads);
+        with_values(y, &mut wide.dx, |y| {
+            Convolution { problem, x, weight, taps, threads, scale: |_, _| 1.0 }.run(y);
             if let Some(bias) = bias {
-                let bias = &bias[g * outputs + first..];
-                for (out, bias) in out.chunks_exact_mut(positions).zip(bias) {
-                    out.iter_mut().for_each(|out| *out += bias);
-                }
-            }
-            if T::DTYPE != crate::problem::Dtype::F32 {
-                y.iter_mut().zip(&tile[..]).for_each(|(y, value)| *y = T::from_f32(*value));
+                let planes = y.par_chunks_exact_mut(positions).enumerate();
+                planes.for_each(|(k, plane)| {
+                    plane.iter_mut().for_each(|y| *y += bias[k % spec.out_channels]);
+                });
             }
         });
         Ok(())

@@ -140,26 +140,3 @@ pub(crate) fn gather(
         }
     });
 }
-
-/// Adds `panel [positions, kh · kw · width]`, gradients of patches, to those of the
-/// `image [pixels, width]` they were taken from.
-pub(crate) fn scatter(
-    problem: &Conv2d,
-    panel: &[f32],
-    positions: Range<usize>,
-    image: &mut [f32],
-    width: usize,
-) {
-    let columns = 0..problem.gradient().taps() * width;
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            runs(problem, width, positions, columns, |at, source, len| {
-                if let Some(to) = source {
-                    let image = &mut image[to..to + len];
-                    image.iter_mut().zip(&panel[at..at + len]).for_each(|(to, from)| *to += from);
-                }
-            });
-        },
-    );
-}

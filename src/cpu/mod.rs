@@ -32,6 +32,7 @@ mod column;
 mod conv2d;
 mod conv_dw;
 mod conv_dx;
+mod conv_forward;
 mod conv_gram;
 mod conv_records;
 mod conv_sketch;

@@ -73,24 +73,68 @@ impl Taps {
     ) {
         let mut rows = panel.chunks_mut(stride);
         for plane in image.chunks_exact(pixels) {
-            let mut start = [0, 0];
-            for (end, row) in self.ends.iter().zip(&mut rows) {
-                let runs = &self.runs[start[0]..end[0]];
-                let padding = &self.padding[start[1]..end[1]];
-                start = *end;
-                let skipped = runs.partition_point(|run| run.at + run.len <= positions.start);
-                for run in runs[skipped..].iter().take_while(|run| run.at < positions.end) {
-                    let first = run.at.max(positions.start);
-                    let last = (run.at + run.len).min(positions.end);
-                    let from = &plane[run.from + first - run.at..][..last - first];
-                    row[first - positions.start..last - positions.start].copy_from_slice(from);
+            for (tap, row) in (0..self.ends.len()).zip(&mut rows) {
+                for (at, from) in self.runs(tap, &positions) {
+                    let seen = &plane[from..from + at.len()];
+                    row[at].copy_from_slice(seen);
                 }
-                let skipped = padding.partition_point(|&at| at < positions.start);
-                for &at in padding[skipped..].iter().take_while(|&&at| at < positions.end) {
-                    row[at - positions.start] = 0.0;
-                }
+                self.padding(tap, &positions).for_each(|at| row[at] = 0.0);
             }
         }
+    }
+
+    /// Adds `panel [channels · kh · kw, positions]`, gradients of patches, to those of the
+    /// `image [channels, pixels]` that they were taken from. What lies in padding is overwritten.
+    pub(crate) fn scatter(
+        &self,
+        panel: &mut [f32],
+        positions: Range<usize>,
+        image: &mut [f32],
+        pixels: usize,
+    ) {
+        let mut rows = panel.chunks_exact_mut(positions.len());
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for plane in image.chunks_exact_mut(pixels) {
+                    for (tap, row) in (0..self.ends.len()).zip(&mut rows) {
+                        // A run passes over padding, whose zeros are added to pixels that exist.
+                        self.padding(tap, &positions).for_each(|at| row[at] = 0.0);
+                        for (at, from) in self.runs(tap, &positions) {
+                            let to = &mut plane[from..from + at.len()];
+                            to.iter_mut().zip(&row[at]).for_each(|(to, from)| *to += from);
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// The runs of a kernel position within these positions: where in their panel, from which pixel on.
+    fn runs(
+        &self,
+        tap: usize,
+        positions: &Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let (start, end) = (positions.start, positions.end);
+        let runs = &self.runs[self.start(tap)[0]..self.ends[tap][0]];
+        let skipped = runs.partition_point(|run| run.at + run.len <= start);
+        runs[skipped..].iter().take_while(move |run| run.at < end).map(move |run| {
+            let (first, last) = (run.at.max(start), (run.at + run.len).min(end));
+            (first - start..last - start, run.from + first - run.at)
+        })
+    }
+
+    /// Those of these positions whose kernel position sees padding, counted from the first.
+    fn padding(&self, tap: usize, positions: &Range<usize>) -> impl Iterator<Item = usize> {
+        let (start, end) = (positions.start, positions.end);
+        let padding = &self.padding[self.start(tap)[1]..self.ends[tap][1]];
+        let skipped = padding.partition_point(|&at| at < start);
+        padding[skipped..].iter().take_while(move |&&at| at < end).map(move |at| at - start)
+    }
+
+    fn start(&self, tap: usize) -> [usize; 2] {
+        if tap == 0 { [0, 0] } else { self.ends[tap - 1] }
     }
 
     /// Bytes held.
